@@ -1,4 +1,4 @@
-"""What every test shares: eight CPU devices, exact products, a compile cache, and the real files."""
+"""What every test shares: eight CPU devices, exact products, a compile cache and real files."""
 
 import importlib.util
 import os
