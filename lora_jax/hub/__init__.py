@@ -1,0 +1,7 @@
+"""Files of pretrained models: Hugging Face checkpoints to params, texts to token ids."""
+
+from lora_jax.hub.hashes import hash_file, hash_params
+from lora_jax.hub.load import Pretrained, load_model
+from lora_jax.hub.tokenizer import Encoded, Tokenizer
+
+__all__ = ["Encoded", "Pretrained", "Tokenizer", "hash_file", "hash_params", "load_model"]

@@ -1,0 +1,25 @@
+"""The families that can be read from Hugging Face files, by the model_type in config.json."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from lora_jax.hub import bert
+from lora_jax.hub.names import Names
+
+
+class Family(NamedTuple):
+    """What reading a family needs to know.
+
+    Args:
+        read_config: `read_config(fields of config.json, **options)` makes the config of the model.
+        names: the names of its tensors.
+    """
+
+    read_config: Callable[..., Any]
+    names: Names
+
+
+FAMILIES: dict[str, Family] = {
+    "bert": Family(bert.read_config, bert.NAMES),
+    "roberta": Family(bert.read_config, bert.NAMES),
+}

@@ -1,0 +1,92 @@
+"""Where the files of a pretrained model are: a directory, the local cache, or the hub."""
+
+import contextlib
+import difflib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+from huggingface_hub import errors
+
+_PATTERNS = ["config.json", "tokenizer.json", "model*.safetensors", "model.safetensors.index.json"]
+_REPO_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def find_model(name_or_path: str | Path, *, revision: str | None = None) -> Path:
+    """Finds the directory that holds the files of a model.
+
+    Args:
+        name_or_path: a local directory, or the name of a repository on the Hugging Face hub, which
+            is taken from the local cache if it is there and downloaded otherwise.
+        revision: branch, tag or commit of the repository.
+
+    Returns:
+        A directory.
+
+    Raises:
+        FileNotFoundError: there is no such directory, and no such repository can be had.
+    """
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        return path
+    name = str(name_or_path)
+    if path.is_absolute() or name.startswith((".", "~")) or not _REPO_ID.fullmatch(name):
+        raise FileNotFoundError(f"no directory {path}{_siblings(path)}")
+    return _snapshot(name, revision)
+
+
+def _snapshot(name: str, revision: str | None) -> Path:
+    def snapshot(*, offline: bool) -> Path:
+        return Path(
+            huggingface_hub.snapshot_download(
+                name, revision=revision, allow_patterns=_PATTERNS, local_files_only=offline
+            )
+        )
+
+    with contextlib.suppress(errors.LocalEntryNotFoundError):
+        cached = snapshot(offline=True)
+        if all(any(cached.glob(pattern)) for pattern in _PATTERNS[:3]):
+            return cached
+    try:
+        return snapshot(offline=False)
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+        at = f" at revision {revision!r}" if revision else ""
+        raise FileNotFoundError(
+            f"no directory {name!r} here, and no repository {name!r}{at} on the Hugging Face hub "
+            "that you may read"
+        ) from error
+    except (OSError, errors.LocalEntryNotFoundError) as error:
+        raise FileNotFoundError(
+            f"no directory {name!r} here, {name!r} is not in the local cache of the Hugging Face "
+            "hub, and the hub cannot be reached; download the model where there is a network "
+            f"(`hf download {name}`) and give the path of its directory"
+        ) from error
+
+
+def _siblings(path: Path) -> str:
+    """Names the directories beside a missing one that are spelt alike."""
+    if not path.parent.is_dir():
+        return f": {path.parent} does not exist either"
+    names = [p.name for p in path.parent.iterdir() if p.is_dir()]
+    near = difflib.get_close_matches(path.name, names, n=3)
+    return f"; near it: {', '.join(near)}" if near else ""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        ValueError: the file is not a JSON object.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path.parent} has no {path.name}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds {type(content).__name__}, not a JSON object")
+    return content

@@ -1,0 +1,183 @@
+"""From the tensors in files to the params of a model, in stored type, one array at a time."""
+
+import difflib
+import re
+from collections.abc import Callable, Mapping, Sequence, Set
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import keystr
+
+from lora_jax.hub.names import Names, Stored
+from lora_jax.hub.safetensors import Index, Tensors
+
+Shapes = Mapping[str, Any]
+ShardingOf = Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
+
+# The types that weights may be stored in, as safetensors and as JAX spell them.
+DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+
+
+def read_params(
+    tensors: Tensors,
+    names: Names,
+    shapes: Shapes,
+    *,
+    dtype: str | None = None,
+    sharding: ShardingOf | None = None,
+    ignore: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Reads the params of a model. All names and shapes are checked before anything is read.
+
+    Memory holds the params and, at any moment, one further array: the one being put together.
+
+    Args:
+        tensors: the open files.
+        names: the table of the family.
+        shapes: nested dicts of `jax.ShapeDtypeStruct`, as `models.build` gives them.
+        dtype: type to convert to while reading; None keeps the stored one.
+        sharding: gives the sharding of a parameter from its path and shape. Then only the slices
+            that this process holds are read.
+        ignore: regular expressions of further tensors that the model does not need.
+
+    Returns:
+        Nested dicts of arrays.
+
+    Raises:
+        ValueError: a tensor is missing, unexpected, or of a wrong shape or type.
+    """
+    shape_of = {
+        keystr(path, simple=True, separator="/"): leaf.shape
+        for path, leaf in jax.tree.leaves_with_path(shapes)
+    }
+    rows = [row for row in names.stored if row.path in shape_of]
+    named = {names.canonical(name): name for name in tensors.names}
+    sources = [_Source(row, shape_of[row.path], named, tensors, dtype) for row in rows]
+    for source in sources:
+        source.check()
+    used = {name for source in sources for name in source.names}
+    _check_unexpected(used, named, tensors, (*names.unused, *ignore))
+    params: dict[str, Any] = {}
+    for source in sources:
+        _insert(params, source.row.path, _place(source, sharding))
+    return params
+
+
+class _Source:
+    """A parameter of the model as it lies in the files.
+
+    Args:
+        row: its row in the table of the family.
+        shape: the shape that the model asks for.
+        named: the name in the files of each canonical name.
+        tensors: the open files.
+        dtype: type to convert to; None keeps the stored one.
+    """
+
+    def __init__(
+        self,
+        row: Stored,
+        shape: tuple[int, ...],
+        named: Mapping[str, str],
+        tensors: Tensors,
+        dtype: str | None,
+    ) -> None:
+        self.row = row
+        self.shape = shape
+        self.names = row.names(shape)
+        self._named = named
+        self._tensors = tensors
+        self._dtype = dtype
+
+    def check(self) -> None:
+        """Checks from the headers alone that every tensor is there and fits."""
+        dtypes: dict[str, str] = {}
+        for name in self.names:
+            if name not in self._named:
+                self._raise_missing(name)
+            self._check_shape(name)
+            dtypes.setdefault(self._tensors.dtype(self._named[name]), name)
+        unreadable = set(dtypes) - set(DTYPES)
+        if unreadable:
+            dtype = unreadable.pop()
+            raise ValueError(
+                f"tensor {dtypes[dtype]!r} in {self._file(dtypes[dtype])} is {dtype}, "
+                f"not one of {', '.join(DTYPES)}"
+            )
+        if len(dtypes) > 1 and self._dtype is None:
+            found = ", ".join(f"{name!r} is {dtype}" for dtype, name in dtypes.items())
+            raise ValueError(
+                f"the layers of {self.row.path} differ in type ({found}): give a dtype"
+            )
+
+    def read(self, index: Index | None = None) -> np.ndarray:
+        """Reads the slice at `index` of the parameter, or all of it."""
+        index = index or (slice(None),) * len(self.shape)
+        if not self.row.stacked:
+            return self._read_one(self.names[0], index)
+        names = self.names[index[0]]
+        first = self._read_one(names[0], index[1:])
+        stack = np.empty((len(names), *first.shape), first.dtype)
+        for i, name in enumerate(names):
+            stack[i] = self._read_one(name, index[1:])
+        return stack
+
+    def _read_one(self, name: str, index: Index) -> np.ndarray:
+        index = index[::-1] if self.row.transpose else index
+        array = self._tensors.read(self._named[name], index)
+        array = array.T if self.row.transpose else array
+        return array if self._dtype is None else array.astype(self._dtype, copy=False)
+
+    def _check_shape(self, name: str) -> None:
+        wanted = self.shape[1:] if self.row.stacked else self.shape
+        wanted = wanted[::-1] if self.row.transpose else wanted
+        found = self._tensors.shape(self._named[name])
+        if found != wanted:
+            raise ValueError(
+                f"tensor {self._named[name]!r} in {self._file(name)} has shape {found}, "
+                f"but config.json makes it {wanted}"
+            )
+
+    def _raise_missing(self, name: str) -> None:
+        near = difflib.get_close_matches(name, self._named, n=3, cutoff=0.3)
+        nearest = ", ".join(repr(self._named[name]) for name in near) or "none is like it"
+        raise ValueError(
+            f"no tensor {name!r} (for {self.row.path}) in {self._tensors}; nearest: {nearest}"
+        )
+
+    def _file(self, name: str) -> Path:
+        return self._tensors.file(self._named[name])
+
+
+def _check_unexpected(
+    used: Set[str], named: Mapping[str, str], tensors: Tensors, ignore: Sequence[str]
+) -> None:
+    unexpected = [
+        named[name]
+        for name in sorted(set(named) - used)
+        if not any(re.fullmatch(pattern, name) for pattern in ignore)
+    ]
+    if unexpected:
+        more = f" and {len(unexpected) - 3} more" if len(unexpected) > 3 else ""
+        raise ValueError(
+            f"{tensors} holds tensors that the model of config.json has no place for: "
+            f"{', '.join(unexpected[:3])}{more}; pass regular expressions of those to leave out as "
+            "ignore=(...)"
+        )
+
+
+def _place(source: _Source, sharding: ShardingOf | None) -> jax.Array:
+    if sharding is None:
+        return jnp.asarray(source.read())
+    wanted = sharding(source.row.path, source.shape)
+    return jax.make_array_from_callback(source.shape, wanted, source.read)
+
+
+def _insert(tree: dict[str, Any], path: str, leaf: jax.Array) -> None:
+    *parents, name = path.split("/")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+    tree[name] = leaf

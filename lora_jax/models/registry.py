@@ -1,0 +1,69 @@
+"""The families of models by name, and how a config becomes a pure function of params."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from flax import nnx
+from jaxtyping import Array, PRNGKeyArray
+
+from lora_jax.models import bert
+
+FAMILIES: dict[str, Callable[..., nnx.Module]] = {
+    "bert": bert.Encoder,
+    "roberta": bert.Encoder,
+}
+
+
+class Model(NamedTuple):
+    """A model as a function and the shapes of its parameters.
+
+    Args:
+        apply: `apply(params, *inputs)`; for an encoder `apply(params, ids, mask, type_ids=None)`.
+        shapes: the params as nested dicts of `jax.ShapeDtypeStruct`; nothing is allocated.
+    """
+
+    apply: Callable[..., Array]
+    shapes: dict[str, Any]
+
+
+def build(config: Any) -> Model:
+    """Makes the pure function of a model, and the shapes of its parameters, without allocating any.
+
+    Args:
+        config: the config of a family, such as `BertConfig`.
+
+    Returns:
+        The model.
+
+    >>> from lora_jax.models.bert import BertConfig
+    >>> model = build(BertConfig(dim=8, heads=2, layers=3))
+    >>> model.shapes["layers"]["q_proj"]["kernel"].shape
+    (3, 8, 8)
+    """
+    module = nnx.eval_shape(lambda: _make(config, jax.random.key(0)))
+    graphdef, state = nnx.split(module)
+
+    def apply(params: dict[str, Any], *inputs: Any, **named: Any) -> Array:
+        return nnx.merge(graphdef, params)(*inputs, **named)
+
+    return Model(apply, nnx.to_pure_dict(state))
+
+
+def init(config: Any, key: PRNGKeyArray) -> dict[str, Any]:
+    """Makes fresh parameters, for tests and for training from scratch.
+
+    Args:
+        config: the config of a family.
+        key: the source of randomness.
+
+    Returns:
+        The params as nested dicts of arrays in `config.dtype`.
+    """
+    return nnx.to_pure_dict(nnx.state(_make(config, key)))
+
+
+def _make(config: Any, key: PRNGKeyArray) -> nnx.Module:
+    if config.model_type not in FAMILIES:
+        raise ValueError(f"unknown model_type {config.model_type!r}; known: {', '.join(FAMILIES)}")
+    return FAMILIES[config.model_type](config, nnx.Rngs(key))
