@@ -1,0 +1,43 @@
+"""Training: one label tree, one jitted step, one loop, and runs that resume bit for bit."""
+
+from lora_jax.training.checkpoints import Checkpoints
+from lora_jax.training.identity import describe_run
+from lora_jax.training.labels import FROZEN, FULL, HEAD_ONLY, LORA, join, label, split, summary
+from lora_jax.training.loop import Result, train
+from lora_jax.training.optimizer import Optimizer, make_optimizer, make_schedule
+from lora_jax.training.sharding import (
+    Shardings,
+    make_mesh,
+    step_shardings,
+    variable_shardings,
+)
+from lora_jax.training.state import TrainState, init_state
+from lora_jax.training.step import make_step
+from lora_jax.training.workdir import open_workdir, write_json
+
+__all__ = [
+    "FROZEN",
+    "FULL",
+    "HEAD_ONLY",
+    "LORA",
+    "Checkpoints",
+    "Optimizer",
+    "Result",
+    "Shardings",
+    "TrainState",
+    "describe_run",
+    "init_state",
+    "join",
+    "label",
+    "make_mesh",
+    "make_optimizer",
+    "make_schedule",
+    "make_step",
+    "open_workdir",
+    "split",
+    "step_shardings",
+    "summary",
+    "train",
+    "variable_shardings",
+    "write_json",
+]

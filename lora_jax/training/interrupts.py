@@ -1,0 +1,44 @@
+"""Ctrl-C and SIGTERM, held back until the step in progress is done."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+
+
+class StopSignals:
+    """While entered, the first SIGINT or SIGTERM is only noted; a second one acts as usual.
+
+    Python delivers signals to the main thread; in any other thread this does nothing.
+    """
+
+    received: signal.Signals | None = None
+
+    def __enter__(self) -> StopSignals:
+        self._previous = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._restore()
+
+    @property
+    def exit_code(self) -> int:
+        """130 after Ctrl-C; 0 after SIGTERM, for a preempted run has not failed."""
+        return 0 if self.received == signal.SIGTERM else 128 + signal.SIGINT
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self.received = signal.Signals(number)
+        self._restore()
+
+    def _restore(self) -> None:
+        while self._previous:
+            signal.signal(*self._previous.popitem())

@@ -1,0 +1,124 @@
+"""Progress: one live line on a terminal; a plain line every few seconds in a log file."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bar
+
+SMOOTHING = 0.9  # weight of the past in the running mean of the time of a step
+
+
+class Progress:
+    """Shows step, ETA, loss, learning rate, speed and memory while it is entered."""
+
+    def __init__(
+        self, total: int, start: int = 0, console: Console | None = None, every: float = 10.0
+    ) -> None:
+        """Prepares the line.
+
+        Args:
+          total: last step of the run.
+          start: step that the run starts from.
+          console: default standard output.
+          every: seconds between two plain lines, where the console is no terminal.
+        """
+        self.console = console or Console()
+        self._total, self._every = total, every
+        self._step_seconds = 0.0
+        self._updates = 0
+        self._printed_at = -float("inf")
+        self._bar: Bar | None = None
+        if self.console.is_terminal:
+            columns = (BarColumn(bar_width=24), TextColumn("{task.description}"))
+            self._bar = Bar(*columns, console=self.console)
+            self._task = self._bar.add_task("compiling", total=total, completed=start)
+
+    def update(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Shows a step.
+
+        Args:
+          step: number of updates made.
+          metrics: at least `loss`, `lr`, `seconds` (of this step) and `tokens` (in its batch).
+        """
+        seconds = metrics["seconds"]
+        self._updates += 1
+        # The first step of a process compiles, and says nothing about the speed of the others.
+        past = seconds if self._updates <= 2 else self._step_seconds
+        self._step_seconds = SMOOTHING * past + (1 - SMOOTHING) * seconds
+        text = describe(step, self._total, metrics, self._step_seconds)
+        if self._bar:
+            self._bar.update(self._task, completed=step, description=text)
+        elif time.monotonic() - self._printed_at >= self._every or step == self._total:
+            self._printed_at = time.monotonic()
+            self.console.print(text, highlight=False, soft_wrap=True)
+
+    def note(self, text: str) -> None:
+        """Prints a line that stays."""
+        self.console.print(text, highlight=False, soft_wrap=True)
+
+    def __enter__(self) -> Progress:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+
+def describe(step: int, total: int, metrics: Mapping[str, Any], step_seconds: float) -> str:
+    """Writes one line of progress.
+
+    Args:
+      step: number of updates made.
+      total: last step of the run.
+      metrics: `loss`, `lr` and `tokens` of this step.
+      step_seconds: typical time of a step.
+
+    Returns:
+      Such as `step 20/100 | ETA 0:00:08 | loss 0.7100 | lr 9.00e-04 | 20,480 tokens/s | 512 MiB`.
+    """
+    return " | ".join(
+        (
+            f"step {step}/{total}",
+            f"ETA {clock((total - step) * step_seconds)}",
+            f"loss {metrics['loss']:.4f}",
+            f"lr {metrics['lr']:.2e}",
+            f"{metrics['tokens'] / step_seconds:,.0f} tokens/s",
+            f"{peak_memory() / 2**20:,.0f} MiB",
+        )
+    )
+
+
+def clock(seconds: float) -> str:
+    """Writes a duration as h:mm:ss.
+
+    Example:
+      >>> clock(3725.4)
+      '1:02:05'
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
+def peak_memory() -> int:
+    """Returns the peak memory in bytes: of the first accelerator, or else of this process."""
+    on_device = jax.local_devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in on_device:
+        return on_device["peak_bytes_in_use"]
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in KiB, on macOS in bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,185 @@
+"""Sharding: where each array lives on a mesh of devices.
+
+The mesh has three axes. `data` splits the batch; `fsdp` splits the batch and the weights; `tensor`
+splits the weights along what they compute. Rules give each weight its layout; a factor follows its
+weight.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import jax
+import optax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
+
+from lora_jax.training.labels import path_name, split
+from lora_jax.training.optimizer import Optimizer
+from lora_jax.training.state import TrainState
+
+AXES = ("data", "fsdp", "tensor")
+
+Rule = tuple[str, PartitionSpec]
+
+
+@runtime_checkable
+class Site(Protocol):
+    """What is read of an adapted weight: its path, and the roles of its axes."""
+
+    path: str
+    batch: tuple[int, ...]
+    ins: tuple[int, ...]
+    outs: tuple[int, ...]
+
+
+class Shardings(NamedTuple):
+    """Where the three arguments of a step live."""
+
+    state: TrainState
+    frozen: PyTree
+    batch: NamedSharding
+
+
+def make_mesh(
+    config: Mapping[str, int] | None = None, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """Arranges the devices.
+
+    Args:
+      config: sizes of `data`, `fsdp` and `tensor`, 1 where absent; one may be -1, for all devices
+        that the others leave. Default: all devices on `data`.
+      devices: default `jax.devices()`.
+
+    Returns:
+      A mesh with the axes `("data", "fsdp", "tensor")`.
+
+    Raises:
+      ValueError: an unknown axis, or sizes whose product is not the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    config = {"data": -1} if config is None else config
+    for name in config:
+        if name not in AXES:
+            raise ValueError(f"mesh.{name}: no such axis; the axes are {', '.join(AXES)}")
+    sizes = _fill_in([config.get(name, 1) for name in AXES], len(devices))
+    # Auto: the compiler places what lies between inputs and outputs (the default, Explicit, would
+    # put shardings into the types of a model that knows nothing of meshes).
+    return jax.make_mesh(sizes, AXES, (AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def variable_shardings(
+    mesh: Mesh, variables: PyTree, rules: Sequence[Rule], sites: Sequence[Site] = ()
+) -> PyTree:
+    """Gives each array its place on the mesh.
+
+    Args:
+      mesh: from `make_mesh`.
+      variables: `{"params": ..., "adapter": ..., "head": ...}`, arrays or abstract shapes.
+      rules: `(regex, PartitionSpec)` pairs; the first regex that matches a whole path, such as
+        `params/layers/q_proj/kernel`, wins. An array that none matches is replicated.
+      sites: `lifted.sites`. An array of an adapter is split as its weight is: LoRA's `a` along the
+        batch and input axes, `b` along the batch and output axes, the rank along none; others are
+        replicated.
+
+    Returns:
+      The same tree of `NamedSharding`s: for `jax.device_put(variables, shardings)` and
+      `step_shardings`.
+
+    Raises:
+      ValueError: a rule that matches nothing, a spec with more axes than the array has, or a mesh
+        axis that does not divide the array's.
+    """
+    leaves, structure = jax.tree.flatten_with_path(variables)
+    shapes = {path_name(path): tuple(leaf.shape) for path, leaf in leaves}
+    specs = _first_matches(list(shapes), rules)
+    for site in sites:
+        specs.update(_factor_specs(site, specs, shapes))
+    for path, shape in shapes.items():
+        _check_fits(mesh, path, shape, specs[path])
+    return jax.tree.unflatten(structure, [NamedSharding(mesh, specs[path]) for path in shapes])
+
+
+def step_shardings(
+    mesh: Mesh, placed: PyTree, labels: PyTree, optimizer: Optimizer, state: TrainState
+) -> Shardings:
+    """Gives the arguments of a step their places, from those of the variables.
+
+    Args:
+      mesh: from `make_mesh`.
+      placed: the tree of `variable_shardings`.
+      labels: the label tree.
+      optimizer: the optimiser; its moments live where their arrays do, its counters everywhere.
+      state: a `TrainState`, of arrays or abstract shapes.
+
+    Returns:
+      `Shardings`, for `make_step`, `jax.device_put(state, shardings.state)` and the batches.
+    """
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    trainable, frozen = split(placed, labels)
+    moments = optax.tree.map_params(
+        optimizer,
+        lambda x, where: x if isinstance(x, optax.MaskedNode) else where,
+        state.opt_state,
+        trainable,
+        transform_non_params=lambda _: everywhere,
+        is_leaf=lambda x: isinstance(x, optax.MaskedNode),
+    )
+    batch = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    where = jax.tree.map(lambda _: everywhere, state)
+    return Shardings(where._replace(trainable=trainable, opt_state=moments), frozen, batch)
+
+
+def _fill_in(sizes: list[int], count: int) -> tuple[int, ...]:
+    asked = " x ".join(f"{name}={size}" for name, size in zip(AXES, sizes, strict=True))
+    if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
+        raise ValueError(f"mesh {asked}: sizes are positive, and one of them may be -1")
+    given = math.prod(size for size in sizes if size != -1)
+    if count % given or (-1 not in sizes and given != count):
+        fits = ", ".join(str(n) for n in range(1, count + 1) if count % n == 0)
+        raise ValueError(
+            f"mesh {asked} needs {'a multiple of ' if -1 in sizes else ''}{given} devices and there "
+            f"are {count}; sizes that divide {count}: {fits}"
+        )
+    return tuple(count // given if size == -1 else size for size in sizes)
+
+
+def _first_matches(paths: Sequence[str], rules: Sequence[Rule]) -> dict[str, PartitionSpec]:
+    for regex, _ in rules:
+        if not any(re.fullmatch(regex, path) for path in paths):
+            raise ValueError(
+                f"the sharding rule {regex!r} matches nothing, in {list(paths)[:3]} ..."
+            )
+    matches = {path: [spec for regex, spec in rules if re.fullmatch(regex, path)] for path in paths}
+    return {path: found[0] if found else PartitionSpec() for path, found in matches.items()}
+
+
+def _factor_specs(
+    site: Site, specs: Mapping[str, PartitionSpec], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, PartitionSpec]:
+    path = f"params/{site.path}"
+    weight = tuple(specs[path]) + (None,) * (len(shapes[path]) - len(specs[path]))
+    batch, ins, outs = (
+        [weight[axis] for axis in axes] for axes in (site.batch, site.ins, site.outs)
+    )
+    found = {
+        f"adapter/{site.path}/a": PartitionSpec(*batch, *ins, None),
+        f"adapter/{site.path}/b": PartitionSpec(*batch, None, *outs),
+    }
+    return {name: spec for name, spec in found.items() if name in shapes}
+
+
+def _check_fits(mesh: Mesh, path: str, shape: tuple[int, ...], spec: PartitionSpec) -> None:
+    if len(spec) > len(shape):
+        raise ValueError(f"{path} has shape {shape}: too few axes for {spec}")
+    for axis, entry in enumerate(spec):
+        names = () if entry is None else (entry,) if isinstance(entry, str) else entry
+        parts = math.prod(mesh.shape[name] for name in names)
+        if shape[axis] % parts:
+            raise ValueError(
+                f"{path} has shape {shape}: axis {axis} does not divide by "
+                f"{' x '.join(names)} = {parts}"
+            )

@@ -1,0 +1,113 @@
+"""The directory of a run: writable, of this experiment only, its files never torn."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lora_jax.training.identity import as_json, differences
+
+CONFIG = "config.json"
+
+
+def open_workdir(path: str | Path, config: Mapping[str, Any], ignore: Sequence[str] = ()) -> Path:
+    """Makes the directory of a run, or opens it again to resume.
+
+    Args:
+      path: the directory; it and its parents are made if absent.
+      config: the run's whole configuration, written to `config.json`. A directory that holds
+        another one is refused, so that two experiments never mix.
+      ignore: top-level fields of the config that may differ on resume.
+
+    Returns:
+      The directory.
+
+    Raises:
+      ValueError: the directory belongs to another experiment (the fields that differ are named),
+        or holds files and no `config.json`.
+      OSError: it cannot be written.
+    """
+    directory = Path(path)
+    if (directory / CONFIG).exists():
+        _check_same_experiment(directory, config, ignore)
+    elif directory.is_dir() and any(directory.iterdir()):
+        raise ValueError(
+            f"{directory} has files but no {CONFIG}: it is no run's directory. "
+            f"Choose a new or empty one."
+        )
+    check_writable(directory)
+    write_json(directory / CONFIG, as_json(config))
+    return directory
+
+
+def check_writable(directory: Path, needed: int = 0) -> None:
+    """Checks, before any work, that a directory can be made and written.
+
+    Args:
+      directory: made, with its parents, if absent.
+      needed: bytes that must be free.
+
+    Raises:
+      OSError: read-only, not permitted, not a directory, or too full; the message says which.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory) as probe:
+            probe.write(b"\0" * 4096)
+            probe.flush()
+            os.fsync(probe.fileno())
+    except OSError as error:
+        raise _explained(error, directory) from error
+    free = shutil.disk_usage(directory).free
+    if free < needed:
+        raise OSError(
+            f"{directory} has {free / 2**20:.1f} MiB free, and the checkpoints need "
+            f"{needed / 2**20:.1f} MiB. Free some space or choose another workdir."
+        )
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file in one piece: a reader finds the old file or the new one, never a part.
+
+    Args:
+      path: the file, replaced if present.
+      value: what to write; what JSON lacks becomes text.
+
+    Raises:
+      OSError: it cannot be written. The old file is then still there, and no temporary one.
+    """
+    write_text(path, json.dumps(value, indent=2, default=str) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file in one piece; see `write_json`."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise _explained(error, path) from error
+
+
+def _check_same_experiment(
+    directory: Path, config: Mapping[str, Any], ignore: Sequence[str]
+) -> None:
+    differ = differences(json.loads((directory / CONFIG).read_text()), config, ignore)
+    if differ:
+        raise ValueError(
+            f"{directory} belongs to another experiment: {'; '.join(differ)}. Choose another "
+            f"workdir, or the settings in its {CONFIG} to resume it."
+        )
+
+
+def _explained(error: OSError, path: Path) -> OSError:
+    return OSError(error.errno, f"cannot write {path}: {error.strerror}. Choose another workdir.")
