@@ -1,0 +1,144 @@
+"""Which of several choices pays: the Pareto front of score against cost, and a recommendation."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from lora_jax.evaluation.intervals import Interval, difference_interval, mean_interval
+
+
+class Candidate(NamedTuple):
+    """A choice that was tried: what it scored with each seed, and what it costs."""
+
+    name: str
+    scores: tuple[float, ...]
+    """One a seed; higher is better."""
+    cost: float
+    """Lower is better."""
+    cost_low: float = math.nan
+    """Lower end of the cost's confidence interval; nan: the cost is exact."""
+    cost_high: float = math.nan
+    parameters: int = 0
+    """Trainable parameters, which decide between equal costs."""
+
+    @property
+    def score(self) -> Interval:
+        """Mean score and its interval over the seeds."""
+        return mean_interval(self.scores)
+
+
+class Recommendation(NamedTuple):
+    """The choice to make, and why, as one sentence."""
+
+    name: str
+    reason: str
+
+
+def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Choices that no other beats: none is as good or better in both and better in one.
+
+    Args:
+      candidates: The choices, in any order.
+
+    Returns:
+      The front by rising cost, and so by rising mean score.
+
+    >>> tried = [("q", 0.7, 1), ("all", 0.9, 3), ("k", 0.6, 2)]
+    >>> front = pareto_front([Candidate(name, (score,), cost) for name, score, cost in tried])
+    >>> [choice.name for choice in front]
+    ['q', 'all']
+    """
+    front = [
+        candidate
+        for candidate in candidates
+        if not any(_dominates(other, candidate) for other in candidates)
+    ]
+    return sorted(front, key=lambda choice: choice.cost)
+
+
+def recommend(
+    candidates: Sequence[Candidate], *, cost: str = "cost", format_cost: str = "{:.3g}"
+) -> Recommendation:
+    """Choose the cheapest candidate whose score cannot be told from the best.
+
+    Two scores can be told apart when the 95 % interval of the difference of their means (Welch)
+    excludes zero. Costs whose intervals overlap count as equal; then fewer parameters win.
+
+    Args:
+      candidates: The choices, at least one.
+      cost: What the cost is, for the sentence.
+      format_cost: How to write a cost, such as "{:.2f} ms".
+
+    Returns:
+      The name of the choice and the reason as one sentence.
+
+    Raises:
+      ValueError: If there is no candidate.
+
+    >>> choices = [Candidate("q", (0.79, 0.80), 1), Candidate("all", (0.80, 0.81), 3)]
+    >>> recommend(choices).name
+    'q'
+    """
+    if not candidates:
+        raise ValueError("nothing to recommend: there is no candidate")
+    best = max(candidates, key=lambda choice: choice.score.mean)
+    if math.isnan(best.score.low):
+        return Recommendation(best.name, _reason_single_seed(best))
+    equals = [choice for choice in candidates if _is_as_good(choice, best)]
+    cheapest = min(equals, key=lambda choice: choice.cost)
+    tied = [choice for choice in equals if _costs_overlap(choice, cheapest)]
+    chosen = min(tied, key=lambda choice: (choice.parameters, choice.cost))
+    price = f"{cost} {format_cost.format(chosen.cost)}"
+    return Recommendation(chosen.name, _reason(chosen, best, len(equals), len(tied), price))
+
+
+def _dominates(first: Candidate, second: Candidate) -> bool:
+    no_worse = first.score.mean >= second.score.mean and first.cost <= second.cost
+    better = first.score.mean > second.score.mean or first.cost < second.cost
+    return no_worse and better
+
+
+def _is_as_good(candidate: Candidate, best: Candidate) -> bool:
+    # A single seed has no interval. It proves nothing, so it is never as good as the best.
+    return candidate is best or difference_interval(best.scores, candidate.scores).low <= 0
+
+
+def _costs_overlap(first: Candidate, second: Candidate) -> bool:
+    first_low, first_high = _cost_range(first)
+    second_low, second_high = _cost_range(second)
+    return first_low <= second_high and second_low <= first_high
+
+
+def _cost_range(candidate: Candidate) -> tuple[float, float]:
+    if math.isnan(candidate.cost_low):
+        return candidate.cost, candidate.cost
+    return candidate.cost_low, candidate.cost_high
+
+
+def _reason_single_seed(best: Candidate) -> str:
+    return (
+        f"{best.name} scored highest ({best.score.mean:.3f}), but with a single seed no difference "
+        "can be told from chance: run more seeds before relying on it."
+    )
+
+
+def _reason(chosen: Candidate, best: Candidate, equals: int, tied: int, price: str) -> str:
+    if equals == 1:
+        return (
+            f"{best.name} scores {_show(best.score)}, and the difference to every other choice "
+            f"is larger than chance explains ({price})."
+        )
+    merit = f"has the lowest {price}"
+    if tied > 1:
+        merit = f"has the fewest trainable parameters of the {tied} that share the lowest {price}"
+    if chosen is best:
+        return f"{chosen.name} scores best, {_show(chosen.score)}, and {merit}."
+    return (
+        f"{chosen.name} scores {_show(chosen.score)}, which {len(chosen.scores)} seeds cannot tell "
+        f"from the best ({best.name}, {_show(best.score)}), and of the {equals} such choices "
+        f"it {merit}."
+    )
+
+
+def _show(score: Interval) -> str:
+    return f"{score.mean:.3f} ± {score.half_width:.3f}"
