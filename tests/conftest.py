@@ -6,6 +6,7 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import hypothesis
 import jax
 import pytest
 
@@ -19,6 +20,10 @@ jax.config.update("jax_default_matmul_precision", "highest")
 if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     jax.config.update("jax_compilation_cache_dir", str(ROOT / ".jax_cache"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+# A property takes as long as it takes: the first example often compiles.
+hypothesis.settings.register_profile("lora_jax", deadline=None)
+hypothesis.settings.load_profile("lora_jax")
 
 
 @pytest.fixture(scope="session")
