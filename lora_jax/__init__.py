@@ -1,0 +1,33 @@
+"""LoRA and parameter-efficient fine-tuning as a transformation of JAX functions.
+
+>>> import jax, jax.numpy as jnp
+>>> import lora_jax as lora
+>>> params = {"w": jnp.ones((4, 3))}
+>>> lifted = lora.lift(lambda p, x: x @ p["w"], params, jnp.ones((2, 4)), targets=("w",),
+...                    method=lora.LoRA(rank=2))
+>>> factors = lifted.init(jax.random.key(0), params)
+>>> lifted(params, factors, jnp.ones((2, 4))).shape
+(2, 3)
+"""
+
+from lora_jax.adapters import stack, unstack
+from lora_jax.api import count_parameters, lift
+from lora_jax.lifting import Delta, DenseFallbackError, Factor, Lifted, Method, Site, Weight
+from lora_jax.methods import LoRA
+from lora_jax.targets import ALL_LINEAR
+
+__all__ = [
+    "ALL_LINEAR",
+    "Delta",
+    "DenseFallbackError",
+    "Factor",
+    "Lifted",
+    "LoRA",
+    "Method",
+    "Site",
+    "Weight",
+    "count_parameters",
+    "lift",
+    "stack",
+    "unstack",
+]

@@ -1,0 +1,17 @@
+"""LoRA as a transformation of a JAX function. Knows JAX; knows no method, no model, no Flax."""
+
+from lora_jax.lifting.algebra import Delta, Factor
+from lora_jax.lifting.lift import DenseFallbackError, Lifted, lift_weights
+from lora_jax.lifting.roles import Weight
+from lora_jax.lifting.site import Method, Site
+
+__all__ = [
+    "Delta",
+    "DenseFallbackError",
+    "Factor",
+    "Lifted",
+    "Method",
+    "Site",
+    "Weight",
+    "lift_weights",
+]

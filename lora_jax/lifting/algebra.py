@@ -1,0 +1,255 @@
+"""ΔW as sums of products of factors with named axes, and how to contract them.
+
+An adapted weight stands for ``gain · (base + Σ terms)``. A term is a product of factors; each
+axis of a factor names an axis of the weight (an int) or a hidden axis that is summed over (a
+string, e.g. the rank). LoRA is one term of two factors that share the hidden axis ``"rank"``:
+
+    ΔW[i, o] = Σ_rank  a[i, rank] · b[rank, o]
+
+Views of the weight relabel or slice the factors; uses contract them with the activation. The
+product of the factors alone is never formed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from lora_jax.lifting import placement
+
+# An int is an axis of the weight, a string a hidden axis; activations add labels of their own.
+Label = Hashable
+Origin = frozenset[tuple[str, int]]  # axes of the original weights that a view's axis came from
+
+
+@dataclasses.dataclass(frozen=True)
+class Factor:
+    """An array whose axes are labelled."""
+
+    array: Any
+    axes: tuple[Label, ...]
+
+    def with_axes(self, new: Mapping[Any, Label]) -> Factor:
+        """The same array with weight axes renamed; hidden axes keep their names."""
+        return Factor(self.array, tuple(new.get(axis, axis) for axis in self.axes))
+
+    def astype(self, dtype: Any) -> Factor:
+        return Factor(self.array.astype(dtype), self.axes)
+
+    def has(self, *axes: Label) -> bool:
+        return any(axis in self.axes for axis in axes)
+
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        return tuple(axis for axis in self.axes if isinstance(axis, str))
+
+
+Term = tuple[Factor, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Dropout:
+    """Dropout on the input of ΔW: keys (one for each stacked layer, sliced like a weight), rate."""
+
+    key: Factor
+    rate: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Delta:
+    """What a method does to a weight: ``W -> gain · (W + Σ terms)``.
+
+    Attributes:
+      terms: products of factors, summed.
+      gain: factors that multiply the sum; their axes are weight axes only.
+      dropout: set by the lifting when it is called with an `rng`.
+    """
+
+    terms: tuple[Term, ...] = ()
+    gain: tuple[Factor, ...] = ()
+    dropout: Dropout | None = None
+
+    def map(self, fn: Callable[[Factor], Factor]) -> Delta:
+        """Applies `fn` to every factor, dropout keys included."""
+        drop = self.dropout
+        kept = drop if drop is None else Dropout(fn(drop.key), drop.rate)
+        return dataclasses.replace(self.map_values(fn), dropout=kept)
+
+    def map_values(self, fn: Callable[[Factor], Factor]) -> Delta:
+        """Applies `fn` to every factor but the dropout keys (e.g. a cast)."""
+        terms = tuple(tuple(map(fn, term)) for term in self.terms)
+        return Delta(terms, tuple(map(fn, self.gain)), self.dropout)
+
+    @property
+    def is_identity(self) -> bool:
+        return not self.terms and not self.gain
+
+
+@dataclasses.dataclass(frozen=True)
+class AdaptedWeight:
+    """A frozen weight, or a view of it, with its delta beside it.
+
+    Attributes:
+      base: the array (of the view).
+      delta: factors labelled by the axes of `base`.
+      path: where the weight lies in the params tree.
+      origin: for each axis of `base`, the axes of the original weight it came from.
+      picked: original axes already indexed by a row, a layer number or an expert number.
+      scanned: original axes already consumed by a `scan`.
+      looked_up: rows were gathered by an array of indices, as from an embedding.
+    """
+
+    base: Any
+    delta: Delta
+    path: str
+    origin: tuple[Origin, ...]
+    picked: Origin = frozenset()
+    scanned: Origin = frozenset()
+    looked_up: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.base.shape)
+
+    @property
+    def dtype(self) -> Any:
+        return self.base.dtype
+
+    @property
+    def ndim(self) -> int:
+        return len(self.base.shape)
+
+
+for _cls, _data, _meta in (
+    (Factor, ["array"], ["axes"]),
+    (Dropout, ["key"], ["rate"]),
+    (Delta, ["terms", "gain", "dropout"], []),
+    (AdaptedWeight, ["base", "delta"], ["path", "origin", "picked", "scanned", "looked_up"]),
+):
+    jax.tree_util.register_dataclass(_cls, data_fields=_data, meta_fields=_meta)
+
+
+class NoRule(Exception):
+    """Raised by a rule that cannot keep the weight factored; the dense W + ΔW is used instead."""
+
+
+def is_adapted(value: Any) -> bool:
+    """Whether a value of the environment is a weight with its delta."""
+    return isinstance(value, AdaptedWeight)
+
+
+def merged_origin(origins: Sequence[Origin]) -> Origin:
+    """The union of several axes' origins."""
+    return frozenset().union(*origins)
+
+
+# ---------------------------------------------------------------------------------------------
+# Contraction
+
+
+def contract(
+    factors: Sequence[Factor],
+    out: Sequence[Label],
+    sizes: Mapping[Any, int],
+    *,
+    dtype: Any,
+    accumulate: Any = None,
+    precision: Any = None,
+) -> jax.Array:
+    """Multiplies factors, sums over every label that is not in `out`, and orders the axes as `out`.
+
+    The first factor (the activation, where there is one) is joined with the others one by one, the
+    one that leaves the smallest result first: x·A before ·B, so A·B is never formed.
+
+    Args:
+      factors: at least one.
+      out: labels of the result; those that no factor holds are broadcast.
+      sizes: the size of each label of `out`.
+      dtype: of the operands of each product.
+      accumulate: dtype of the result and of each product before it is cast to `dtype`.
+      precision: as `jax.lax.dot_general`.
+
+    Returns:
+      An array of dtype `accumulate`, its axes those of `out`.
+    """
+    accumulate = dtype if accumulate is None else accumulate
+    size = dict(sizes)
+    for factor in factors:
+        size.update(zip(factor.axes, factor.array.shape, strict=True))
+    done, *todo = (factor.astype(dtype) for factor in factors)
+    while todo:
+        after = [_labels_needed(done, todo, i, out) for i in range(len(todo))]
+        i = min(range(len(todo)), key=lambda i: math.prod(size[label] for label in after[i]))
+        done = _multiply(done.astype(dtype), todo.pop(i), after[i], accumulate, precision)
+    return _arrange(done, out, size).astype(accumulate)
+
+
+def _labels_needed(done: Factor, todo: list[Factor], i: int, out: Sequence[Label]) -> list[Label]:
+    """The labels that `done · todo[i]` must keep: wanted in the result or by another factor."""
+    wanted = set(out).union(*(factor.axes for j, factor in enumerate(todo) if j != i))
+    return [label for label in dict.fromkeys((*done.axes, *todo[i].axes)) if label in wanted]
+
+
+def _multiply(
+    x: Factor, y: Factor, keep: Sequence[Label], accumulate: Any, precision: Any
+) -> Factor:
+    """One product: shared labels are batched if kept, else summed."""
+    if not y.axes:
+        return Factor(x.array * y.array, x.axes)
+    shared = [label for label in x.axes if label in y.axes]
+    batch = [label for label in shared if label in keep]
+    summed = [label for label in shared if label not in keep]
+    axes = (
+        *batch,
+        *(label for label in x.axes if label not in shared),
+        *(label for label in y.axes if label not in shared),
+    )
+    index = lambda factor, labels: tuple(factor.axes.index(label) for label in labels)
+    array = lax.dot_general(
+        x.array,
+        y.array,
+        ((index(x, summed), index(y, summed)), (index(x, batch), index(y, batch))),
+        precision=precision,
+        preferred_element_type=accumulate,
+        **placement.out_sharding(x.array, x.axes, y.array, y.axes, axes),
+    )
+    return Factor(array, axes)
+
+
+def _arrange(factor: Factor, out: Sequence[Label], size: Mapping[Any, int]) -> jax.Array:
+    """Sums labels that are not wanted, transposes the rest into order, broadcasts missing ones."""
+    extra = [i for i, label in enumerate(factor.axes) if label not in out]
+    array = factor.array.sum(extra) if extra else factor.array
+    axes = [label for label in factor.axes if label in out]
+    present = [label for label in out if label in axes]
+    order = [axes.index(label) for label in present]
+    if order != sorted(order):
+        array = lax.transpose(array, order)
+    if len(present) == len(out):
+        return array
+    shape = [size[label] for label in out]
+    return lax.broadcast_in_dim(array, shape, [i for i, label in enumerate(out) if label in axes])
+
+
+def expand(factor: Factor, shape: Sequence[int]) -> jax.Array:
+    """Broadcasts a factor without hidden axes to the shape of the weight."""
+    return _arrange(factor, range(len(shape)), dict(enumerate(shape)))
+
+
+def scale_by(array: jax.Array, axes: Sequence[Label], factors: Sequence[Factor]) -> jax.Array:
+    """Multiplies an array with labelled axes by factors that hold some of those axes."""
+    for factor in factors:
+        size = dict(zip(axes, array.shape, strict=True))
+        array = array * _arrange(factor.astype(array.dtype), tuple(axes), size)
+    return array
+
+
+def product_dtype(*arrays: Any) -> Any:
+    """The dtype in which a product of these arrays is taken."""
+    return jnp.result_type(*(array.dtype for array in arrays))

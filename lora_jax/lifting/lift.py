@@ -1,0 +1,232 @@
+"""`Lifted`: a function with a tree of factors beside its frozen params."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lora_jax.lifting import dense
+from lora_jax.lifting.algebra import Delta, Dropout, Factor
+from lora_jax.lifting.describe import describe, fallback_sentence, few
+from lora_jax.lifting.interpreter import Fallback, Interpreter
+from lora_jax.lifting.program import Program, discover, path_name, run_abstractly, trace
+from lora_jax.lifting.roles import Weight
+from lora_jax.lifting.site import Method, Site, check_arrays, make_site
+
+Factors = Mapping[str, Mapping[str, Any]]
+
+
+class DenseFallbackError(ValueError):
+    """`strict=True`, and a weight is used in a way that needs the dense W + ΔW."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)  # hashed by identity, so that jit can cache it
+class Lifted:
+    """``g(params, factors, *args) == f(params with W replaced by W + ΔW, *args)``.
+
+    Made by `lora_jax.lift`. Call it inside `jax.jit`: each call traces `f` anew.
+
+    Attributes:
+      function: `f`, as it was given.
+      sites: the adapted weights, in the order of the params tree.
+      num_base_parameters: entries of all arrays of the params tree.
+      strict: whether a fallback to the dense W + ΔW is an error.
+    """
+
+    function: Callable[..., Any]
+    sites: tuple[Site, ...]
+    num_base_parameters: int
+    strict: bool = False
+    _reported: set[Fallback] = dataclasses.field(default_factory=set, repr=False)
+
+    def init(self, key: jax.Array, params: Any) -> dict[str, dict[str, jax.Array]]:
+        """New factors; ΔW is zero wherever the method starts at zero.
+
+        Args:
+          key: a PRNG key. A site's arrays depend on it and on the site's path alone.
+          params: the frozen params (methods that start from W look at them).
+
+        Returns:
+          ``{path: {name: array}}``, a plain pytree.
+        """
+        weights = self._weights(params)
+        return {
+            site.path: site.method.init(_key_for(key, site.path), weights[site.path])
+            for site in self.sites
+        }
+
+    def __call__(
+        self, params: Any, factors: Factors, *args: Any, rng: jax.Array | None = None, **kwargs: Any
+    ) -> Any:
+        """What `f` returns, with every site's W replaced by W + ΔW.
+
+        Args:
+          params: as `f` takes them; never changed.
+          factors: as `init` makes them.
+          *args: the other arguments of `f`.
+          rng: a PRNG key that switches dropout on; without it there is none.
+          **kwargs: the other keyword arguments of `f`.
+
+        Raises:
+          ValueError: the factors do not fit the params, or `strict` and a dense fallback.
+        """
+        deltas = self._deltas(params, factors, rng)
+        interpreter = Interpreter()
+        result = trace(self.function, params, args, kwargs).run(interpreter, deltas)
+        self._report(interpreter.fallbacks)
+        return result
+
+    def merge(self, params: Any, factors: Factors) -> Any:
+        """New params with W + ΔW in place of each W, computed in fp32; `params` is untouched."""
+        return self._replace(params, factors, dense.apply_delta)
+
+    def unmerge(self, merged: Any, factors: Factors) -> Any:
+        """The base of merged params whose base is gone: W' - ΔW, exact to one rounding of W'.
+
+        Where the base is at hand keep using it: `merge` never changes it.
+        """
+        return self._replace(merged, factors, dense.remove_delta)
+
+    def __str__(self) -> str:
+        return describe(self.sites, self.num_base_parameters)
+
+    # -- what fits what
+
+    def _weights(self, params: Any) -> dict[str, Weight]:
+        """The sites' weights with their values, after checking that params are those lifted."""
+        flat, _ = jax.tree_util.tree_flatten_with_path(params)
+        leaves = {path_name(path): leaf for path, leaf in flat}
+        weights = {}
+        for site in self.sites:
+            if site.path not in leaves:
+                raise ValueError(f"params have no weight {site.path!r}, which was lifted")
+            leaf = leaves[site.path]
+            if tuple(leaf.shape) != site.shape:
+                raise ValueError(
+                    f"params[{site.path!r}] has shape {tuple(leaf.shape)}, "
+                    f"but {site.shape} was lifted"
+                )
+            weights[site.path] = dataclasses.replace(site.weight, value=leaf)
+        return weights
+
+    def _deltas(self, params: Any, factors: Factors, rng: jax.Array | None) -> dict[str, Delta]:
+        self._check_factors(factors)
+        weights = self._weights(params)
+        deltas = {}
+        for site in self.sites:
+            weight = weights[site.path]
+            delta = site.method.delta(factors[site.path], weight)
+            if rng is not None and site.method.dropout > 0.0:
+                delta = dataclasses.replace(delta, dropout=_dropout(site, rng))
+            deltas[site.path] = delta
+        return deltas
+
+    def _check_factors(self, factors: Factors) -> None:
+        expected = {site.path for site in self.sites}
+        if missing := sorted(expected - set(factors)):
+            raise ValueError(f"factors have no entry for {few(missing)}, which this lift adapts")
+        if unknown := sorted(set(factors) - expected):
+            raise ValueError(f"factors hold {few(unknown)}, which this lift does not adapt")
+        for site in self.sites:
+            check_arrays(site, factors[site.path])
+
+    def _replace(self, params: Any, factors: Factors, change: Callable[..., jax.Array]) -> Any:
+        deltas = self._deltas(params, factors, None)
+
+        def one(path: tuple[Any, ...], leaf: Any) -> Any:
+            delta = deltas.get(path_name(path))
+            return leaf if delta is None else change(leaf, delta).astype(leaf.dtype)
+
+        return jax.tree_util.tree_map_with_path(one, params)
+
+    def _report(self, fallbacks: Mapping[Fallback, None]) -> None:
+        """Says each (weight, primitive) once in the life of this function."""
+        for fallback in fallbacks:
+            if self.strict:
+                raise DenseFallbackError(fallback_sentence(fallback))
+            if fallback not in self._reported:
+                self._reported.add(fallback)
+                warnings.warn(fallback_sentence(fallback), stacklevel=3)
+
+
+def lift_weights(
+    f: Callable[..., Any],
+    params: Any,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    choose: Callable[[Mapping[str, Weight], Sequence[str]], Mapping[str, Method]],
+    strict: bool = False,
+) -> Lifted:
+    """Lifts `f` over the weights that `choose` picks.
+
+    Args:
+      f: ``f(params, *args, **kwargs)``.
+      params: arrays or `jax.ShapeDtypeStruct`s; nothing is allocated.
+      args: example arguments, arrays or shapes.
+      kwargs: example keyword arguments.
+      choose: from the weights with their roles, and the paths of all leaves, to a method for each
+        weight to be adapted.
+      strict: raise where a weight needs the dense W + ΔW.
+    """
+    program = trace(f, params, args, kwargs)
+    weights = discover(program)
+    chosen = choose(weights, program.paths)
+    sites = [make_site(weights[path], chosen[path]) for path in program.paths if path in chosen]
+    fallbacks = _find_fallbacks(program, sites)
+    lifted = Lifted(
+        function=f,
+        sites=tuple(
+            dataclasses.replace(
+                site,
+                fallbacks=tuple((f.primitive, f.why) for f in fallbacks if site.path in _owners(f)),
+            )
+            for site in sites
+        ),
+        num_base_parameters=sum(math.prod(leaf.shape) for leaf in program.leaves),
+        strict=strict,
+    )
+    lifted._report(fallbacks)
+    return lifted
+
+
+def _find_fallbacks(program: Program, sites: Sequence[Site]) -> dict[Fallback, None]:
+    """Where the program, run with factors on shapes alone, needs a dense weight."""
+    leaves = dict(zip(program.paths, program.leaves, strict=True))
+    values = {site.path: leaves[site.path] for site in sites}
+    arrays = {site.path: dict(site.arrays) for site in sites}
+
+    def deltas(arrays: Any, values: Any) -> dict[str, Delta]:
+        return {
+            site.path: site.method.delta(
+                arrays[site.path], dataclasses.replace(site.weight, value=values[site.path])
+            )
+            for site in sites
+        }
+
+    return run_abstractly(program, jax.eval_shape(deltas, arrays, values), Interpreter()).fallbacks
+
+
+def _owners(fallback: Fallback) -> list[str]:
+    return fallback.path.split(" + ")  # a concatenation bears the names of its parts
+
+
+def _key_for(key: jax.Array, path: str) -> jax.Array:
+    """A site's own key: adding a target leaves the others' initial values as they were."""
+    return jax.random.fold_in(key, np.uint32(zlib.crc32(path.encode())))
+
+
+def _dropout(site: Site, rng: jax.Array) -> Dropout:
+    """One key for each stacked layer or expert, so that a scan slices keys like weights."""
+    typed = rng if jnp.issubdtype(rng.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(rng)
+    key = _key_for(typed, site.path)
+    layers = site.weight.sizes(site.batch)
+    keys = jax.random.split(key, layers) if layers else key
+    return Dropout(Factor(keys, site.batch), site.method.dropout)

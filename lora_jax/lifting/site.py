@@ -1,0 +1,109 @@
+"""A site: one adapted weight, its method and the arrays it learns."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from lora_jax.lifting.algebra import Delta
+from lora_jax.lifting.roles import Weight
+
+
+class Method(Protocol):
+    """How ΔW is described: arrays to learn, and the delta they make."""
+
+    @property
+    def dropout(self) -> float:
+        """The rate at which inputs of ΔW are dropped in training."""
+        ...
+
+    def init(self, key: jax.Array, weight: Weight) -> dict[str, jax.Array]:
+        """New arrays for one weight."""
+        ...
+
+    def delta(self, arrays: Mapping[str, Any], weight: Weight) -> Delta:
+        """What the arrays do to the weight."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """An adapted weight: its roles, its method, and how it is consumed.
+
+    Attributes:
+      weight: path, shape and roles.
+      method: what adapts it.
+      arrays: shape and dtype of each of the method's arrays.
+      fallbacks: ``(primitive, why)`` wherever the dense W + ΔW is used.
+    """
+
+    weight: Weight
+    method: Method
+    arrays: Mapping[str, jax.ShapeDtypeStruct]
+    fallbacks: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def path(self) -> str:
+        return self.weight.path
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.weight.shape
+
+    @property
+    def dtype(self) -> Any:
+        return self.weight.dtype
+
+    @property
+    def batch(self) -> tuple[int, ...]:
+        return self.weight.batch
+
+    @property
+    def ins(self) -> tuple[int, ...]:
+        return self.weight.ins
+
+    @property
+    def outs(self) -> tuple[int, ...]:
+        return self.weight.outs
+
+    @property
+    def uses(self) -> tuple[str, ...]:
+        return self.weight.uses
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(math.prod(array.shape) for array in self.arrays.values())
+
+
+def make_site(weight: Weight, method: Method) -> Site:
+    """The site of a weight; the method says what arrays it needs, on shapes alone."""
+    abstract = jax.ShapeDtypeStruct(weight.shape, weight.dtype)
+
+    def arrays(key: jax.Array, value: jax.Array) -> dict[str, jax.Array]:
+        return method.init(key, dataclasses.replace(weight, value=value))
+
+    return Site(weight, method, jax.eval_shape(arrays, jax.random.key(0), abstract))
+
+
+def check_arrays(site: Site, arrays: Mapping[str, Any]) -> None:
+    """Raises `ValueError` where a site's factors have other names, shapes or types than its own."""
+    name = f"factors[{site.path!r}]"
+    if set(arrays) != set(site.arrays):
+        raise ValueError(
+            f"{name} holds {sorted(arrays)}, "
+            f"but {type(site.method).__name__} needs {sorted(site.arrays)}"
+        )
+    for key, expected in site.arrays.items():
+        array = arrays[key]
+        if tuple(array.shape) != expected.shape:
+            raise ValueError(
+                f"{name}[{key!r}] has shape {tuple(array.shape)}, but {expected.shape} fits "
+                f"the weight {site.shape}: the factors were made for another base, rank or set of targets"
+            )
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise ValueError(f"{name}[{key!r}] has dtype {array.dtype}, which is not a float type")

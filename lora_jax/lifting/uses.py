@@ -1,0 +1,369 @@
+"""Uses of a weight: consume it in factored form.
+
+Each rule computes the primitive on the base as the model wrote it, and adds each term of ΔW
+contracted with the activation. `call` is the interpreter's side of the bargain: `call.base(...)`
+binds the original equation, `call.dropped(...)` applies dropout, `call.record(...)` notes the use.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from lora_jax.lifting import placement
+from lora_jax.lifting.algebra import (
+    AdaptedWeight,
+    Factor,
+    Label,
+    NoRule,
+    Origin,
+    Term,
+    contract,
+    expand,
+    is_adapted,
+    merged_origin,
+    product_dtype,
+    scale_by,
+)
+
+
+class Call(Protocol):
+    """What a rule may ask of the interpreter about the equation at hand."""
+
+    params: dict[str, Any]
+    discovering: bool  # roles are being discovered: every weight is adapted, by nothing
+
+    def base(self, *operands: Any) -> jax.Array:
+        """The original equation on these operands."""
+        ...
+
+    def dropped(self, weight: AdaptedWeight, x: jax.Array) -> jax.Array:
+        """`x` after the weight's dropout, with a mask of this use's own."""
+        ...
+
+    def record(
+        self, weight: AdaptedWeight, contracted: Sequence[int], batch: Sequence[int]
+    ) -> None:
+        """Notes how the axes of the weight are used."""
+        ...
+
+    def densify(self, weight: AdaptedWeight, why: str) -> jax.Array:
+        """The dense W + ΔW, reported as a fallback."""
+        ...
+
+
+# ---------------------------------------------------------------------------------------------
+# Products
+
+
+def dot_general(call: Call, lhs: Any, rhs: Any) -> jax.Array:
+    """``x·W + Σ (x·A)·B`` for any arrangement of contracted, batch and free axes."""
+    (lhs_sum, rhs_sum), (lhs_batch, rhs_batch) = call.params["dimension_numbers"]
+    if is_adapted(lhs) and is_adapted(rhs):
+        lhs, rhs = _one_stays_factored(call, lhs, rhs)
+    weight_first = is_adapted(lhs)
+    if weight_first:
+        weight, x = lhs, rhs
+        shared = dict(zip((*rhs_sum, *rhs_batch), (*lhs_sum, *lhs_batch), strict=True))
+        summed, batch = lhs_sum, lhs_batch
+    else:
+        weight, x = rhs, lhs
+        shared = dict(zip((*lhs_sum, *lhs_batch), (*rhs_sum, *rhs_batch), strict=True))
+        summed, batch = rhs_sum, rhs_batch
+    call.record(weight, summed, batch)
+
+    # Labels: the weight's axes are ints; axes of the activation alone are ("x", i).
+    x_axes = tuple(shared.get(i, ("x", i)) for i in range(x.ndim))
+    kept_w = [i for i in range(weight.ndim) if i not in summed and i not in batch]
+    kept_x = [("x", i) for i in range(x.ndim) if i not in shared]
+    out: tuple[Label, ...] = (*batch, *((*kept_w, *kept_x) if weight_first else (*kept_x, *kept_w)))
+
+    before, after = _gains(weight, summed)
+    x = scale_by(x, x_axes, before)
+    y = call.base(weight.base, x) if weight_first else call.base(x, weight.base)
+    for term in weight.delta.terms:
+        y = y + _product_term(call, weight, Factor(x, x_axes), term, out, y)
+    return scale_by(y, out, after)
+
+
+def _product_term(
+    call: Call, weight: AdaptedWeight, x: Factor, term: Term, out: tuple[Label, ...], y: jax.Array
+) -> jax.Array:
+    dtype = product_dtype(x.array, weight)
+    dropped = Factor(call.dropped(weight, x.array), x.axes)
+    term_y = contract(
+        (dropped, *term),
+        out,
+        dict(zip(out, y.shape, strict=True)),
+        dtype=dtype,
+        accumulate=jnp.promote_types(dtype, y.dtype),
+        precision=call.params["precision"],
+    )
+    return placement.place_like(term_y.astype(y.dtype), y)
+
+
+def _one_stays_factored(call: Call, lhs: AdaptedWeight, rhs: AdaptedWeight) -> tuple[Any, Any]:
+    """Of two adapted operands one is made dense: rows picked from a table, else the smaller."""
+    (lhs_sum, rhs_sum), (lhs_batch, rhs_batch) = call.params["dimension_numbers"]
+    dense_left = _is_data(lhs) >= _is_data(rhs)
+    why = "product of two adapted weights"
+    if dense_left:
+        call.record(lhs, lhs_sum, lhs_batch)
+        return call.densify(lhs, why), rhs
+    call.record(rhs, rhs_sum, rhs_batch)
+    return lhs, call.densify(rhs, why)
+
+
+def _is_data(weight: AdaptedWeight) -> tuple[bool, int]:
+    return weight.looked_up, -math.prod(weight.shape)
+
+
+def _gains(weight: AdaptedWeight, summed: Sequence[int]) -> tuple[list[Factor], list[Factor]]:
+    """Gains on summed axes scale the activation before, those on kept axes the result after."""
+    before, after = [], []
+    for gain in weight.delta.gain:
+        if set(gain.axes) <= set(summed):
+            before.append(gain)
+        elif not gain.has(*summed):
+            after.append(gain)
+        else:
+            raise NoRule("a gain that mixes summed and kept axes")
+    return before, after
+
+
+# ---------------------------------------------------------------------------------------------
+# Look-ups
+
+
+def gather(call: Call, weight: Any, index: Any) -> Any:
+    """Row look-up ``W[index]``: gather the rows of each factor, then contract them.
+
+    Where every factor holds the indexed axes (experts, stacked layers) the result is a weight
+    still, and stays factored until it meets an activation.
+    """
+    if not is_adapted(weight) or is_adapted(index):
+        raise NoRule("an adapted weight used as an index")
+    plan = _plan_lookup(call.params, weight, index)
+    rows = call.base(weight.base, index)
+    delta = weight.delta.map_values(lambda factor: plan.rows(factor, index))
+    factors = [factor for term in weight.delta.terms for factor in term if factor.axes]
+    if call.discovering or (factors and all(plan.holds(factor) for factor in factors)):
+        dropout = weight.delta.map(lambda factor: plan.rows(factor, index)).dropout
+        return dataclasses.replace(
+            weight,
+            base=rows,
+            delta=dataclasses.replace(delta, dropout=dropout),
+            origin=plan.origin(weight),
+            picked=weight.picked | merged_origin([weight.origin[i] for i in plan.indexed]),
+            looked_up=True,
+        )
+    sizes = dict(enumerate(rows.shape))
+    for term in delta.terms:
+        dtype = product_dtype(rows, *(factor.array for factor in term))
+        rows = rows + contract(term, range(rows.ndim), sizes, dtype=dtype).astype(rows.dtype)
+    for gain in delta.gain:
+        rows = rows * expand(gain, rows.shape).astype(rows.dtype)
+    return rows
+
+
+@dataclasses.dataclass(frozen=True)
+class _Lookup:
+    """Plain row indexing: `indexed` axes of the weight are replaced by the axes of the index."""
+
+    params: dict[str, Any]
+    indexed: tuple[int, ...]
+    index_axes: tuple[int, ...]  # where the axes of the index stand in the result
+    kept: dict[Label, Label]  # axis of the weight -> axis of the result
+
+    def holds(self, factor: Factor) -> bool:
+        return set(self.indexed) <= set(factor.axes)
+
+    def rows(self, factor: Factor, index: jax.Array) -> Factor:
+        """The factor's rows, labelled by the axes of the result."""
+        if not factor.has(*self.indexed):
+            return factor.with_axes(self.kept)
+        if not self.holds(factor):
+            raise NoRule("a factor that holds only some of the indexed axes")
+        numbers = self.params["dimension_numbers"]
+        rest = [i for i, axis in enumerate(factor.axes) if axis not in self.indexed]
+        batch = len(self.index_axes)
+        array = lax.gather(
+            factor.array,
+            index,
+            lax.GatherDimensionNumbers(
+                offset_dims=tuple(range(batch, batch + len(rest))),
+                collapsed_slice_dims=tuple(sorted(factor.axes.index(i) for i in self.indexed)),
+                start_index_map=tuple(factor.axes.index(i) for i in numbers.start_index_map),
+            ),
+            tuple(1 if axis in self.indexed else n for axis, n in _sized(factor)),
+            unique_indices=self.params["unique_indices"],
+            indices_are_sorted=self.params["indices_are_sorted"],
+            mode=self.params["mode"],
+            fill_value=self.params["fill_value"] if not factor.hidden else 0,
+        )
+        labels = [self.kept.get(factor.axes[i], factor.axes[i]) for i in rest]
+        return Factor(array, (*self.index_axes, *labels))
+
+    def origin(self, weight: AdaptedWeight) -> tuple[Origin, ...]:
+        picked = merged_origin([weight.origin[i] for i in self.indexed])
+        origin = [picked] * (len(self.index_axes) + len(self.kept))
+        for old, new in self.kept.items():
+            origin[new] = weight.origin[old]  # type: ignore[call-overload]
+        return tuple(origin)
+
+
+def _sized(factor: Factor) -> list[tuple[Label, int]]:
+    return list(zip(factor.axes, factor.array.shape, strict=True))
+
+
+def _plan_lookup(params: dict[str, Any], weight: AdaptedWeight, index: jax.Array) -> _Lookup:
+    numbers, sizes = params["dimension_numbers"], params["slice_sizes"]
+    indexed = set(numbers.start_index_map)
+    kept = [i for i in range(weight.ndim) if i not in indexed]
+    whole_rows = all(sizes[i] == weight.shape[i] for i in kept)
+    single_rows = all(sizes[i] == 1 for i in indexed)
+    collapsed = set(numbers.collapsed_slice_dims) == indexed
+    if numbers.operand_batching_dims or not (whole_rows and single_rows and collapsed):
+        raise NoRule("a gather that is not row indexing")
+    rank = index.ndim - 1 + len(kept)
+    offset = numbers.offset_dims
+    return _Lookup(
+        params,
+        indexed=tuple(sorted(indexed)),
+        index_axes=tuple(i for i in range(rank) if i not in offset),
+        kept=dict(zip(kept, offset, strict=True)),
+    )
+
+
+# ---------------------------------------------------------------------------------------------
+# Convolutions
+
+
+def conv_general_dilated(call: Call, x: Any, weight: Any) -> jax.Array:
+    """A convolution with A's kernel into the rank, then a product with B over the channels."""
+    if not is_adapted(weight) or is_adapted(x):
+        raise NoRule("an adapted weight as the input of a convolution")
+    params, numbers = call.params, call.params["dimension_numbers"]
+    if params["feature_group_count"] != 1 or params["batch_group_count"] != 1:
+        raise NoRule("grouped convolution")
+    out_axis, *in_axes = numbers.rhs_spec
+    call.record(weight, in_axes, ())
+    if any(set(gain.axes) != {out_axis} for gain in weight.delta.gain):
+        raise NoRule("a gain on the inputs of a convolution")
+
+    y = call.base(x, weight.base)
+    channel = numbers.out_spec[1]
+    axes = tuple("channel" if i == channel else ("y", i) for i in range(y.ndim))
+    name = {out_axis: "channel"}
+    sizes = dict(zip(axes, y.shape, strict=True))
+    for term in weight.delta.terms:
+        kernel, rest = _kernel_factor(term, out_axis, in_axes)
+        (hidden,) = kernel.hidden
+        order = [kernel.axes.index(hidden if i == out_axis else i) for i in range(weight.ndim)]
+        inner = lax.conv_general_dilated(
+            call.dropped(weight, x),
+            lax.transpose(kernel.array, order).astype(x.dtype),
+            params["window_strides"],
+            params["padding"],
+            params["lhs_dilation"],
+            params["rhs_dilation"],
+            numbers,
+            precision=params["precision"],
+            preferred_element_type=params["preferred_element_type"],
+        )
+        inner_axes = tuple(hidden if axis == "channel" else axis for axis in axes)
+        outer = [factor.with_axes(name) for factor in rest]
+        term_y = contract(
+            (Factor(inner, inner_axes), *outer),
+            axes,
+            sizes,
+            dtype=inner.dtype,
+            precision=params["precision"],
+        )
+        y = y + term_y.astype(y.dtype)
+    return scale_by(y, axes, [gain.with_axes(name) for gain in weight.delta.gain])
+
+
+def _kernel_factor(
+    term: Term, out_axis: int, in_axes: Sequence[int]
+) -> tuple[Factor, list[Factor]]:
+    """The one factor with every input axis and one hidden axis, and the others."""
+    kernels = [factor for factor in term if factor.has(*in_axes)]
+    rest = [factor for factor in term if not factor.has(*in_axes)]
+    whole = kernels and set(kernels[0].axes) == {*in_axes, *kernels[0].hidden}
+    if len(kernels) != 1 or not whole or len(kernels[0].hidden) != 1:
+        raise NoRule("a term that is not (kernel factor) x (output factor)")
+    return kernels[0], rest
+
+
+# ---------------------------------------------------------------------------------------------
+# Grouped products (experts)
+
+
+def ragged_dot_general(call: Call, x: Any, weight: Any, sizes: jax.Array, *rest: Any) -> jax.Array:
+    """Rows sorted by group, one matrix a group: x·A and ·B are grouped products too."""
+    numbers = call.params["ragged_dot_dimension_numbers"]
+    (x_sum, w_sum), (x_batch, w_batch) = numbers.dot_dimension_numbers
+    groups = tuple(numbers.rhs_group_dimensions)
+    plain = (x_sum, x_batch, w_batch) == ((1,), (), ()) and len(w_sum) == len(groups) == 1
+    if is_adapted(x) or rest or not plain or tuple(numbers.lhs_ragged_dimensions) != (0,):
+        raise NoRule("ragged_dot other than a grouped matrix product")
+    if weight.delta.gain:
+        raise NoRule("a gain in a grouped product")
+    (group,), (into,) = groups, w_sum
+    (out,) = (i for i in range(3) if i not in (group, into))
+    call.record(weight, (into,), (group,))
+
+    y = call.base(x, weight.base, sizes)
+    for term in weight.delta.terms:
+        first = _only([factor for factor in term if factor.has(into)])
+        last = _only([factor for factor in term if factor.has(out)])
+        if first is last or len(first.hidden) != 1 or first.hidden != last.hidden:
+            raise NoRule("a term that is not (input factor) x (output factor)")
+        (hidden,) = first.hidden
+        z = call.dropped(weight, x)
+        z = _grouped_product(call, z, first, (group, into, hidden), sizes)
+        for factor in term:
+            if factor is not first and factor is not last:
+                z = _scale_scalar(z, factor)
+        z = _grouped_product(call, z, last, (group, hidden, out), sizes)
+        y = y + z.astype(y.dtype)
+    return y
+
+
+def _only(factors: list[Factor]) -> Factor:
+    if len(factors) != 1:
+        raise NoRule("a term that is not (input factor) x (output factor)")
+    return factors[0]
+
+
+def _scale_scalar(z: jax.Array, factor: Factor) -> jax.Array:
+    if factor.axes:
+        raise NoRule("a term with more than two factors in a grouped product")
+    return z * factor.array.astype(z.dtype)
+
+
+def _grouped_product(
+    call: Call, z: jax.Array, factor: Factor, order: tuple[Label, ...], sizes: jax.Array
+) -> jax.Array:
+    """``z`` times the factor's matrix of its row's group, or its one matrix if all share it."""
+    array = lax.transpose(factor.array, [factor.axes.index(i) for i in order if i in factor.axes])
+    array = array.astype(z.dtype)
+    if order[0] not in factor.axes:
+        return jnp.matmul(z, array, precision=call.params["precision"])
+    return lax.ragged_dot(z, array, sizes, precision=call.params["precision"])
+
+
+Rule = Callable[..., Any]
+USES: dict[str, Rule] = {
+    "conv_general_dilated": conv_general_dilated,
+    "dot_general": dot_general,
+    "gather": gather,
+    "ragged_dot_general": ragged_dot_general,
+}

@@ -1,0 +1,179 @@
+r"""Which weights: patterns -> weights, or an error that names the nearest ones.
+
+A pattern is, in this order:
+
+* `ALL_LINEAR`: every weight that is only ever multiplied with activations, but the output head;
+* a regular expression (it holds one of ``* + ? [ ] ( ) { } | ^ $ \``), over the whole path;
+* a name: the path, its end (``"attention/query/kernel"``), or the end of the path of the module
+  that holds the weight (``"query"``, ``"attention.query"``);
+* a role of the table below, where no weight bears that name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lora_jax.lifting import Method, Weight
+
+ALL_LINEAR = "all-linear"
+
+Targets = str | Sequence[str] | Mapping[str, Any]
+
+# What a role means in families that split it: a gated MLP has two matrices where others have one.
+ROLES = {
+    "fc1": ("gate_proj", "up_proj"),
+    "fc2": ("down_proj",),
+    "qkv": ("q_proj", "k_proj", "v_proj"),
+}
+
+# The output head is left out of `ALL_LINEAR`, as in PEFT.
+HEAD = "lm_head"
+
+# Names that frameworks give to the array inside a module; Flax NNX adds "value".
+ARRAY_NAMES = ("kernel", "weight", "embedding", "w", "embeddings", "value")
+
+_REGEX = re.compile(r"[*+?\[\](){}|^$\\]")
+
+
+def choose(
+    targets: Targets,
+    exclude: Sequence[str],
+    method: Method,
+    weights: Mapping[str, Weight],
+    paths: Sequence[str],
+) -> dict[str, Method]:
+    """The method of each targeted weight.
+
+    Args:
+      targets: a pattern, several, or a mapping from patterns to a rank, a method or None (the
+        default method). Where several match a weight, the first wins.
+      exclude: patterns of weights to leave out.
+      method: for targets that bring none of their own.
+      weights: all candidates, by path.
+      paths: the paths of all leaves, for error messages.
+
+    Raises:
+      ValueError: no targets, a pattern that matches nothing, or nothing left after `exclude`.
+    """
+    wanted = _as_mapping(targets)
+    if not wanted:
+        raise ValueError("no targets: name at least one weight, or use lora.ALL_LINEAR")
+    excluded = {
+        path for pattern in _as_sequence(exclude) for path in match(pattern, weights, paths)
+    }
+    chosen: dict[str, Method] = {}
+    for pattern, override in wanted.items():
+        own = _method_for(override, method, pattern)
+        for path in match(pattern, weights, paths):
+            if path not in excluded:
+                chosen.setdefault(path, own)
+    if not chosen:
+        raise ValueError(
+            f"exclude={tuple(_as_sequence(exclude))} leaves none of the targets {tuple(wanted)}"
+        )
+    return chosen
+
+
+def match(pattern: str, weights: Mapping[str, Weight], paths: Sequence[str] = ()) -> list[str]:
+    """The paths of the weights that a pattern means.
+
+    Raises:
+      ValueError: it matches none; the message names the nearest.
+    """
+    if not isinstance(pattern, str):
+        raise ValueError(f"a target must be a string, not {pattern!r}")
+    found = _find(pattern, weights)
+    if not found:
+        raise ValueError(_no_match(pattern, weights, paths))
+    return found
+
+
+def _find(pattern: str, weights: Mapping[str, Weight]) -> list[str]:
+    if pattern == ALL_LINEAR:
+        return [path for path, w in weights.items() if w.is_linear and not _named(HEAD, path)]
+    used = [path for path, weight in weights.items() if weight.has_roles]
+    if _REGEX.search(pattern):
+        expression = _compile(pattern)
+        return [
+            path
+            for path in used
+            if expression.fullmatch(path) or expression.fullmatch(_module(path))
+        ]
+    if found := [path for path in used if _named(pattern, path)]:
+        return found
+    # A weight whose use the trace did not understand must be named in full: it will be dense.
+    if pattern in weights:
+        return [pattern]
+    return [path for part in ROLES.get(pattern, ()) for path in used if _named(part, path)]
+
+
+def _named(name: str, path: str) -> bool:
+    """Whether `name` is the path, its end, or the end of the path of the module that holds it."""
+    wanted = name.replace(".", "/").strip("/").split("/")
+    whole, module = path.split("/"), _module(path).split("/")
+    return whole[-len(wanted) :] == wanted or module[-len(wanted) :] == wanted
+
+
+def _module(path: str) -> str:
+    """The path without the name of the array inside its module.
+
+    >>> _module("layers/q_proj/kernel")
+    'layers/q_proj'
+    """
+    parts = path.split("/")
+    while len(parts) > 1 and parts[-1] in ARRAY_NAMES:
+        parts.pop()
+    return "/".join(parts)
+
+
+def _compile(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"target {pattern!r} is not a valid regular expression: {error}") from None
+
+
+def _no_match(pattern: str, weights: Mapping[str, Weight], paths: Sequence[str]) -> str:
+    used = [path for path, weight in weights.items() if weight.has_roles]
+    others = [path for path in paths if path not in used and _named(pattern, path)]
+    if others and not _REGEX.search(pattern):
+        return (
+            f"target {pattern!r} means {others[0]!r}, which is no weight that is multiplied with "
+            "activations or looked up"
+        )
+    names = sorted(
+        {part for path in used for part in (path, _module(path), _module(path).split("/")[-1])}
+    )
+    near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.5)
+    modules = sorted({_module(path).split("/")[-1] for path in used})
+    hint = f"; nearest: {', '.join(map(repr, near))}" if near else ""
+    known = ", ".join(modules)
+    return f"target {pattern!r} matches no weight{hint}. Weights that can be adapted: {known}"
+
+
+def _as_sequence(patterns: str | Sequence[str]) -> Sequence[str]:
+    return (patterns,) if isinstance(patterns, str) else patterns
+
+
+def _as_mapping(targets: Targets) -> dict[str, Any]:
+    if isinstance(targets, Mapping):
+        return dict(targets)
+    return dict.fromkeys(_as_sequence(targets))
+
+
+def _method_for(override: Any, default: Method, pattern: str) -> Method:
+    if override is None:
+        return default
+    if isinstance(override, int) and not isinstance(override, bool):
+        if not hasattr(default, "rank"):
+            raise ValueError(
+                f"target {pattern!r} asks for rank {override}, but {default} has no rank"
+            )
+        return dataclasses.replace(default, rank=override)  # type: ignore[type-var]
+    if hasattr(override, "init") and hasattr(override, "delta"):
+        return override
+    raise ValueError(f"target {pattern!r} maps to {override!r}: give a rank, a method or None")
