@@ -52,7 +52,7 @@ def _difference(first: Any, other: Any) -> str | None:
     flat, _ = jax.tree_util.tree_flatten_with_path(first)
     other_flat, _ = jax.tree_util.tree_flatten_with_path(other)
     tree, other_tree = jax.tree.structure(first), jax.tree.structure(other)
-    if tree != other_tree:
+    if str(tree) != str(other_tree):
         return f"their structures differ: {tree} and {other_tree}"
     for (path, leaf), (_, other_leaf) in zip(flat, other_flat, strict=True):
         here, there = _type(leaf), _type(other_leaf)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.extend.core as jex
@@ -23,7 +23,8 @@ from lora_jax.lifting.dense import dense
 from lora_jax.lifting.uses import USES
 
 
-class Use(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Use:
     """How one equation used axes of the original weights."""
 
     primitive: str
@@ -32,7 +33,8 @@ class Use(NamedTuple):
     free: Origin
 
 
-class Fallback(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Fallback:
     """A place where the dense W + ΔW was used."""
 
     path: str

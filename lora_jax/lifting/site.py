@@ -103,7 +103,7 @@ def check_arrays(site: Site, arrays: Mapping[str, Any]) -> None:
         if tuple(array.shape) != expected.shape:
             raise ValueError(
                 f"{name}[{key!r}] has shape {tuple(array.shape)}, but {expected.shape} fits "
-                f"the weight {site.shape}: the factors were made for another base, rank or set of targets"
+                f"the weight {site.shape}: they were made for another base, rank or targets"
             )
         if not jnp.issubdtype(array.dtype, jnp.floating):
             raise ValueError(f"{name}[{key!r}] has dtype {array.dtype}, which is not a float type")
