@@ -1,5 +1,7 @@
 """Pareto fronts against their definition, and recommendations that heed the interval."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
