@@ -152,7 +152,7 @@ def _view(eqn: jex.JaxprEqn, weight: AdaptedWeight, others: list[Any], swapped: 
 
 
 class _Call:
-    """The interpreter's side of a use (see `uses.Call`)."""
+    """The interpreter's side of a use (see `calls.Call`)."""
 
     def __init__(self, interpreter: Interpreter, eqn: jex.JaxprEqn):
         self._interpreter = interpreter

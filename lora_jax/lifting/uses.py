@@ -7,10 +7,9 @@ binds the original equation, `call.dropped(...)` applies dropout, `call.record(.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,41 +21,14 @@ from lora_jax.lifting.algebra import (
     Factor,
     Label,
     NoRule,
-    Origin,
     Term,
     contract,
-    expand,
     is_adapted,
-    merged_origin,
     product_dtype,
     scale_by,
 )
-
-
-class Call(Protocol):
-    """What a rule may ask of the interpreter about the equation at hand."""
-
-    params: dict[str, Any]
-    discovering: bool  # roles are being discovered: every weight is adapted, by nothing
-
-    def base(self, *operands: Any) -> jax.Array:
-        """The original equation on these operands."""
-        ...
-
-    def dropped(self, weight: AdaptedWeight, x: jax.Array) -> jax.Array:
-        """`x` after the weight's dropout, with a mask of this use's own."""
-        ...
-
-    def record(
-        self, weight: AdaptedWeight, contracted: Sequence[int], batch: Sequence[int]
-    ) -> None:
-        """Notes how the axes of the weight are used."""
-        ...
-
-    def densify(self, weight: AdaptedWeight, why: str) -> jax.Array:
-        """The dense W + ΔW, reported as a fallback."""
-        ...
-
+from lora_jax.lifting.calls import Call
+from lora_jax.lifting.lookups import gather
 
 # ---------------------------------------------------------------------------------------------
 # Products
@@ -138,110 +110,6 @@ def _gains(weight: AdaptedWeight, summed: Sequence[int]) -> tuple[list[Factor], 
 
 
 # ---------------------------------------------------------------------------------------------
-# Look-ups
-
-
-def gather(call: Call, weight: Any, index: Any) -> Any:
-    """Row look-up ``W[index]``: gather the rows of each factor, then contract them.
-
-    Where every factor holds the indexed axes (experts, stacked layers) the result is a weight
-    still, and stays factored until it meets an activation.
-    """
-    if not is_adapted(weight) or is_adapted(index):
-        raise NoRule("an adapted weight used as an index")
-    plan = _plan_lookup(call.params, weight, index)
-    rows = call.base(weight.base, index)
-    delta = weight.delta.map_values(lambda factor: plan.rows(factor, index))
-    factors = [factor for term in weight.delta.terms for factor in term if factor.axes]
-    if call.discovering or (factors and all(plan.holds(factor) for factor in factors)):
-        dropout = weight.delta.map(lambda factor: plan.rows(factor, index)).dropout
-        return dataclasses.replace(
-            weight,
-            base=rows,
-            delta=dataclasses.replace(delta, dropout=dropout),
-            origin=plan.origin(weight),
-            picked=weight.picked | merged_origin([weight.origin[i] for i in plan.indexed]),
-            looked_up=True,
-        )
-    sizes = dict(enumerate(rows.shape))
-    for term in delta.terms:
-        dtype = product_dtype(rows, *(factor.array for factor in term))
-        rows = rows + contract(term, range(rows.ndim), sizes, dtype=dtype).astype(rows.dtype)
-    for gain in delta.gain:
-        rows = rows * expand(gain, rows.shape).astype(rows.dtype)
-    return rows
-
-
-@dataclasses.dataclass(frozen=True)
-class _Lookup:
-    """Plain row indexing: `indexed` axes of the weight are replaced by the axes of the index."""
-
-    params: dict[str, Any]
-    indexed: tuple[int, ...]
-    index_axes: tuple[int, ...]  # where the axes of the index stand in the result
-    kept: dict[Label, Label]  # axis of the weight -> axis of the result
-
-    def holds(self, factor: Factor) -> bool:
-        return set(self.indexed) <= set(factor.axes)
-
-    def rows(self, factor: Factor, index: jax.Array) -> Factor:
-        """The factor's rows, labelled by the axes of the result."""
-        if not factor.has(*self.indexed):
-            return factor.with_axes(self.kept)
-        if not self.holds(factor):
-            raise NoRule("a factor that holds only some of the indexed axes")
-        numbers = self.params["dimension_numbers"]
-        rest = [i for i, axis in enumerate(factor.axes) if axis not in self.indexed]
-        batch = len(self.index_axes)
-        array = lax.gather(
-            factor.array,
-            index,
-            lax.GatherDimensionNumbers(
-                offset_dims=tuple(range(batch, batch + len(rest))),
-                collapsed_slice_dims=tuple(sorted(factor.axes.index(i) for i in self.indexed)),
-                start_index_map=tuple(factor.axes.index(i) for i in numbers.start_index_map),
-            ),
-            tuple(1 if axis in self.indexed else n for axis, n in _sized(factor)),
-            unique_indices=self.params["unique_indices"],
-            indices_are_sorted=self.params["indices_are_sorted"],
-            mode=self.params["mode"],
-            fill_value=self.params["fill_value"] if not factor.hidden else 0,
-        )
-        labels = [self.kept.get(factor.axes[i], factor.axes[i]) for i in rest]
-        return Factor(array, (*self.index_axes, *labels))
-
-    def origin(self, weight: AdaptedWeight) -> tuple[Origin, ...]:
-        picked = merged_origin([weight.origin[i] for i in self.indexed])
-        origin = [picked] * (len(self.index_axes) + len(self.kept))
-        for old, new in self.kept.items():
-            origin[new] = weight.origin[old]  # type: ignore[call-overload]
-        return tuple(origin)
-
-
-def _sized(factor: Factor) -> list[tuple[Label, int]]:
-    return list(zip(factor.axes, factor.array.shape, strict=True))
-
-
-def _plan_lookup(params: dict[str, Any], weight: AdaptedWeight, index: jax.Array) -> _Lookup:
-    numbers, sizes = params["dimension_numbers"], params["slice_sizes"]
-    indexed = set(numbers.start_index_map)
-    kept = [i for i in range(weight.ndim) if i not in indexed]
-    whole_rows = all(sizes[i] == weight.shape[i] for i in kept)
-    single_rows = all(sizes[i] == 1 for i in indexed)
-    collapsed = set(numbers.collapsed_slice_dims) == indexed
-    if numbers.operand_batching_dims or not (whole_rows and single_rows and collapsed):
-        raise NoRule("a gather that is not row indexing")
-    rank = index.ndim - 1 + len(kept)
-    offset = numbers.offset_dims
-    return _Lookup(
-        params,
-        indexed=tuple(sorted(indexed)),
-        index_axes=tuple(i for i in range(rank) if i not in offset),
-        kept=dict(zip(kept, offset, strict=True)),
-    )
-
-
-# ---------------------------------------------------------------------------------------------
 # Convolutions
 
 
@@ -263,7 +131,7 @@ def conv_general_dilated(call: Call, x: Any, weight: Any) -> jax.Array:
     name = {out_axis: "channel"}
     sizes = dict(zip(axes, y.shape, strict=True))
     for term in weight.delta.terms:
-        kernel, rest = _kernel_factor(term, out_axis, in_axes)
+        kernel, rest = _kernel_factor(term, in_axes)
         (hidden,) = kernel.hidden
         order = [kernel.axes.index(hidden if i == out_axis else i) for i in range(weight.ndim)]
         inner = lax.conv_general_dilated(
@@ -290,9 +158,7 @@ def conv_general_dilated(call: Call, x: Any, weight: Any) -> jax.Array:
     return scale_by(y, axes, [gain.with_axes(name) for gain in weight.delta.gain])
 
 
-def _kernel_factor(
-    term: Term, out_axis: int, in_axes: Sequence[int]
-) -> tuple[Factor, list[Factor]]:
+def _kernel_factor(term: Term, in_axes: Sequence[int]) -> tuple[Factor, list[Factor]]:
     """The one factor with every input axis and one hidden axis, and the others."""
     kernels = [factor for factor in term if factor.has(*in_axes)]
     rest = [factor for factor in term if not factor.has(*in_axes)]
