@@ -33,8 +33,8 @@ ROLES = {
 # The output head is left out of `ALL_LINEAR`, as in PEFT.
 HEAD = "lm_head"
 
-# Names that frameworks give to the array inside a module; Flax NNX adds "value".
-ARRAY_NAMES = ("kernel", "weight", "embedding", "w", "embeddings", "value")
+# Names that frameworks give to the array inside a module.
+ARRAY_NAMES = ("kernel", "weight", "embedding", "embeddings", "w")
 
 _REGEX = re.compile(r"[*+?\[\](){}|^$\\]")
 
@@ -124,10 +124,8 @@ def _module(path: str) -> str:
     >>> _module("layers/q_proj/kernel")
     'layers/q_proj'
     """
-    parts = path.split("/")
-    while len(parts) > 1 and parts[-1] in ARRAY_NAMES:
-        parts.pop()
-    return "/".join(parts)
+    module, _, array = path.rpartition("/")
+    return module if module and array in ARRAY_NAMES else path
 
 
 def _compile(pattern: str) -> re.Pattern[str]:

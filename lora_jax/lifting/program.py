@@ -79,8 +79,12 @@ def _is_array(leaf: Any) -> bool:
 
 
 def path_name(path: tuple[Any, ...]) -> str:
-    """A tree path as ``"layers/q_proj/kernel"``."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
+    """A tree path as ``"layers/q_proj/kernel"``.
+
+    Boxes such as Flax's variables keep their array in an attribute `value`, which is left out.
+    """
+    boxed = path and path[-1] == jax.tree_util.GetAttrKey("value")
+    return jax.tree_util.keystr(path[:-1] if boxed else path, simple=True, separator="/")
 
 
 def discover(program: Program) -> dict[str, Weight]:
