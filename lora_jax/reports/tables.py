@@ -1,0 +1,141 @@
+"""Tables of results: the same columns and rows for the terminal and for the page."""
+
+import dataclasses
+import math
+import numbers
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lora_jax.evaluation.intervals import Interval
+
+Row = Any
+"""A mapping, a dataclass or a NamedTuple."""
+
+
+class Column(NamedTuple):
+    """One column: which field of a row it shows, under what title, and how it is written."""
+
+    field: str
+    title: str
+    write: str | Callable[[Any], str] = "{}"
+    """A format such as "{:.1%}", or a function of the value."""
+
+
+class Cell(NamedTuple):
+    """What one place of a table shows, and what it is sorted by."""
+
+    text: str
+    value: Any
+    is_number: bool
+
+
+def plus_minus(digits: int = 3, *, scale: float = 1, unit: str = "") -> Callable[[Interval], str]:
+    """Make a writer of intervals for a column.
+
+    Args:
+      digits: After the decimal point.
+      scale: What to multiply by, such as 100 for percent.
+      unit: What to add at the end.
+
+    Returns:
+      A function of an interval; one without ends, of a single seed, is written as its mean.
+
+    >>> plus_minus(1, scale=100, unit=" %")(Interval(0.785, 0.765, 0.805))
+    '78.5 ± 2.0 %'
+    """
+
+    def write(interval: Interval) -> str:
+        half = interval.half_width * scale
+        spread = "" if math.isnan(half) else f" ± {half:.{digits}f}"
+        return f"{interval.mean * scale:.{digits}f}{spread}{unit}"
+
+    return write
+
+
+def cells(rows: Sequence[Row], columns: Sequence[Column]) -> list[list[Cell]]:
+    """Write out every place of a table.
+
+    Args:
+      rows: Mappings, dataclasses or NamedTuples; a field that is None or absent is shown as "–".
+      columns: What to show of each.
+
+    Returns:
+      One list of cells a row.
+
+    Raises:
+      ValueError: If no row at all has the field of some column.
+
+    >>> cells([{"acc": 0.8}], [Column("acc", "accuracy", "{:.0%}")])[0][0].text
+    '80%'
+    """
+    records = [_record(row) for row in rows]
+    for column in columns:
+        if records and not any(column.field in record for record in records):
+            known = ", ".join(records[0])
+            raise ValueError(f"no row has a field {column.field!r}; the first has {known}")
+    return [[_cell(record.get(column.field), column) for column in columns] for record in records]
+
+
+def make_table(
+    rows: Sequence[Row], columns: Sequence[Column], *, title: str | None = None
+) -> Table:
+    """Lay out a table for the terminal.
+
+    Args:
+      rows: Mappings, dataclasses or NamedTuples.
+      columns: What to show of each.
+      title: Above the table.
+
+    Returns:
+      A table that a rich console prints; numbers stand to the right.
+    """
+    body = cells(rows, columns)
+    table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD)
+    for index, column in enumerate(columns):
+        is_number = any(row[index].is_number for row in body)
+        table.add_column(column.title, justify="right" if is_number else "left", no_wrap=is_number)
+    for row in body:
+        # As Text, so that brackets in a name are not taken for markup.
+        table.add_row(*(Text(cell.text) for cell in row))
+    return table
+
+
+def print_table(
+    rows: Sequence[Row],
+    columns: Sequence[Column],
+    *,
+    title: str | None = None,
+    console: Console | None = None,
+) -> None:
+    """Print a table to the terminal.
+
+    Args:
+      rows: Mappings, dataclasses or NamedTuples.
+      columns: What to show of each.
+      title: Above the table.
+      console: Where to print; standard output by default.
+    """
+    (console or Console()).print(make_table(rows, columns, title=title))
+
+
+def _record(row: Row) -> Mapping[str, Any]:
+    if isinstance(row, Mapping):
+        return row
+    if dataclasses.is_dataclass(row):
+        return {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
+    if hasattr(row, "_asdict"):
+        return row._asdict()
+    raise ValueError(f"a row is a mapping, a dataclass or a NamedTuple, not {type(row).__name__}")
+
+
+def _cell(value: Any, column: Column) -> Cell:
+    if value is None:
+        return Cell("–", None, is_number=False)
+    text = column.write(value) if callable(column.write) else column.write.format(value)
+    key = value.mean if isinstance(value, Interval) else value
+    return Cell(text, key, isinstance(key, numbers.Real))
