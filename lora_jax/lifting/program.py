@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from lora_jax.lifting.algebra import AdaptedWeight, Delta
-from lora_jax.lifting.interpreter import Interpreter
+from lora_jax.lifting.interpreter import Interpreter, Use
 from lora_jax.lifting.roles import Weight, weight_from_uses
 
 
@@ -96,8 +96,12 @@ def discover(program: Program) -> dict[str, Weight]:
         if len(leaf.shape) >= 2 and jnp.issubdtype(leaf.dtype, jnp.floating)
     }
     interpreter = run_abstractly(program, dict.fromkeys(candidates, Delta()), Interpreter(True))
+    uses: dict[str, list[Use]] = {path: [] for path in candidates}
+    for use in interpreter.uses:
+        for path in {path for path, _ in use.contracted | use.batch | use.free}:
+            uses[path].append(use)
     return {
-        path: weight_from_uses(path, tuple(leaf.shape), leaf.dtype, interpreter.uses)
+        path: weight_from_uses(path, tuple(leaf.shape), leaf.dtype, uses[path])
         for path, leaf in candidates.items()
     }
 

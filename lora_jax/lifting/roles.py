@@ -77,10 +77,15 @@ def weight_from_uses(path: str, shape: tuple[int, ...], dtype: Any, uses: Sequen
     The first use that leaves an output side decides (a tied embedding is looked up, then
     contracted: the look-up gives vocabulary -> in, width -> out). A weight that no rule consumes
     gets the convention of a matrix, all axes but the last -> in.
+
+    Args:
+      path: where the weight lies in the params tree.
+      shape: of the whole weight.
+      dtype: of the frozen weight.
+      uses: those that concern it, in the order of the program.
     """
     axes_of = lambda origin: {axis for owner, axis in origin if owner == path}
-    mine = [use for use in uses if axes_of(use.contracted | use.batch | use.free)]
-    whole = [use for use in mine if axes_of(use.contracted) and axes_of(use.free)]
+    whole = [use for use in uses if axes_of(use.contracted) and axes_of(use.free)]
     axes = tuple(range(len(shape)))
     if not whole:
         return Weight(path, shape, dtype, batch=(), ins=axes[:-1], outs=axes[-1:])
@@ -92,5 +97,5 @@ def weight_from_uses(path: str, shape: tuple[int, ...], dtype: Any, uses: Sequen
         batch=tuple(axis for axis in axes if axis in batch),
         ins=tuple(axis for axis in axes if axis in ins),
         outs=tuple(axis for axis in axes if axis not in batch | ins),
-        uses=tuple(dict.fromkeys(use.primitive for use in mine)),
+        uses=tuple(dict.fromkeys(use.primitive for use in uses)),
     )
