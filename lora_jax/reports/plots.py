@@ -4,7 +4,7 @@ import hashlib
 import io
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -18,7 +18,7 @@ INK = "#123456"
 COLORS = ("#4c8dd6", "#e8833a", "#3fa56b", "#d9534f", "#9a6fc4", "#b8862f", "#2fa7b5", "#8a8f98")
 """Legible on white and on near-black."""
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "axes.edgecolor": INK,
     "axes.grid": True,
     "axes.labelcolor": INK,
@@ -91,16 +91,13 @@ def tradeoff_plot(
         return _to_svg(figure)
 
 
-def curves_plot(
-    curves: Sequence[Curve], *, x_label: str = "step", y_label: str = "loss", log: bool = False
-) -> str:
+def curves_plot(curves: Sequence[Curve], *, x_label: str = "step", y_label: str = "loss") -> str:
     """Plot learning curves; of several seeds the mean, and a band from lowest to highest.
 
     Args:
       curves: What to draw, at least one.
       x_label: What the steps are.
       y_label: What the values are.
-      log: Whether the values are shown on a logarithmic axis.
 
     Returns:
       An <svg> element.
@@ -114,10 +111,6 @@ def curves_plot(
         figure, axes = _figure(x_label, y_label)
         for index, curve in enumerate(curves):
             _draw_curve(axes, curve, COLORS[index % len(COLORS)])
-        if log:
-            axes.set_yscale("log")
-            axes.yaxis.set_major_formatter("{x:g}")
-            axes.yaxis.set_minor_formatter("{x:g}")
         axes.legend(loc="best", fontsize="small")
         return _to_svg(figure)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
@@ -95,10 +95,14 @@ def make_table(
       A table that a rich console prints; numbers stand to the right.
     """
     body = cells(rows, columns)
-    table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD)
+    table = Table(
+        title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False
+    )
     for index, column in enumerate(columns):
         is_number = any(row[index].is_number for row in body)
-        table.add_column(column.title, justify="right" if is_number else "left", no_wrap=is_number)
+        justify: JustifyMethod = "right" if is_number else "left"
+        # A narrow terminal breaks names over lines; a number is never broken.
+        table.add_column(column.title, justify=justify, no_wrap=is_number, overflow="fold")
     for row in body:
         # As Text, so that brackets in a name are not taken for markup.
         table.add_row(*(Text(cell.text) for cell in row))

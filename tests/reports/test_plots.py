@@ -77,7 +77,7 @@ def test_the_same_data_give_the_same_bytes():
 
 def test_plotting_leaves_matplotlib_s_settings_alone_and_registers_no_figure():
     before = dict(mpl.rcParams)
-    curves_plot([Curve("a", [0, 1], [1.0, 0.5])], log=True)
+    curves_plot([Curve("a", [0, 1], [1.0, 0.5])])
     assert dict(mpl.rcParams) == before
     assert plt.get_fignums() == []
 
@@ -87,12 +87,6 @@ def test_a_band_is_drawn_for_several_seeds_only():
     several = curves_plot([Curve("a", [0, 1], [[1.0, 0.5], [1.2, 0.4]])])
     assert "opacity: 0.18" not in one
     assert "opacity: 0.18" in several
-
-
-def test_logarithmic_ticks_are_plain_numbers():
-    svg = curves_plot([Curve("a", [0, 1], [100.0, 0.1])], log=True)
-    texts = {element.text for element in parse(svg).iter("text")}
-    assert {"0.1", "1", "10", "100"} <= texts
 
 
 def test_nothing_to_plot_and_unequal_lengths_are_refused():
