@@ -27,7 +27,7 @@ def hash_params(params: Any) -> str:
         64 hexadecimal digits.
 
     >>> hash_params({"a": np.zeros(2), "b": np.ones(1)})[:8]
-    'bd7a2a39'
+    'dd3fed56'
     """
     digest = hashlib.sha256()
     leaves = jax.tree_util.tree_leaves_with_path(params)

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lora_jax.models.layers import INIT_SCALE
@@ -15,7 +16,7 @@ Head = dict[str, Any]
 
 
 def pool(
-    hidden: Float[Array, "batch length dim"], mask: Int[Array, "batch length"], kind: str
+    hidden: Float[Array, "batch length dim"], mask: Int[ArrayLike, "batch length"], kind: str
 ) -> Float[Array, "batch dim"]:
     """Makes one vector of each sequence.
 
@@ -38,7 +39,7 @@ def pool(
     hidden = hidden.astype(jnp.promote_types(hidden.dtype, jnp.float32))
     if kind == "cls":
         return hidden[:, 0]
-    weights = mask.astype(hidden.dtype)[..., None]
+    weights = jnp.asarray(mask, hidden.dtype)[..., None]
     return (hidden * weights).sum(1) / jnp.maximum(weights.sum(1), 1)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, PRNGKeyArray
 
@@ -45,6 +46,7 @@ def build(config: Any) -> Model:
     graphdef, state = nnx.split(module)
 
     def apply(params: dict[str, Any], *inputs: Any, **named: Any) -> Array:
+        inputs, named = jax.tree.map(jnp.asarray, (inputs, named))
         return nnx.merge(graphdef, params)(*inputs, **named)
 
     return Model(apply, nnx.to_pure_dict(state))

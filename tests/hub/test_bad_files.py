@@ -1,0 +1,185 @@
+"""Everything that can be wrong with files is said in one sentence, before a parameter is read."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from lora_jax import hub
+
+FIXTURES = Path(__file__).parent.parent / "fixtures"
+QUERY = "encoder.layer.1.attention.self.query.weight"
+
+
+@pytest.fixture
+def copy(tmp_path):
+    return Path(shutil.copytree(FIXTURES / "bert", tmp_path / "model"))
+
+
+def rewrite(directory, change):
+    tensors = load_file(directory / "model.safetensors")
+    change(tensors)
+    save_file(tensors, directory / "model.safetensors")
+
+
+def edit_config(directory, **fields):
+    path = directory / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def refused(directory, *parts, error=ValueError, **options):
+    """Checks that loading fails and that the message holds every part."""
+    with pytest.raises(error) as caught:
+        hub.load_model(directory, **options)
+    for part in parts:
+        assert str(part) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kept", [0, 4, 100, 5000, -1])
+def test_a_truncated_file(copy, kept):
+    path = copy / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:kept])
+    refused(copy, path, "is not a whole safetensors file", "bytes")
+
+
+def test_a_file_of_noise(copy):
+    path = copy / "model.safetensors"
+    path.write_bytes(np.random.default_rng(0).bytes(10_000))
+    refused(copy, path, "is not a whole safetensors file")
+
+
+def test_a_missing_tensor_names_the_nearest(copy):
+    rewrite(copy, lambda tensors: tensors.pop(QUERY))
+    refused(
+        copy,
+        f"no tensor {QUERY!r} (for layers/q_proj/kernel)",
+        copy / "model.safetensors",
+        "encoder.layer.0.attention.self.query.weight",
+    )
+
+
+def test_a_tensor_of_a_wrong_shape(copy):
+    rewrite(copy, lambda tensors: tensors.update({QUERY: np.zeros((16, 12), np.float32)}))
+    refused(copy, QUERY, copy / "model.safetensors", "(16, 12)", "(16, 16)")
+
+
+def test_a_vocabulary_of_another_size_than_the_table(copy):
+    edit_config(copy, vocab_size=41)
+    refused(copy, "embeddings.word_embeddings.weight", "(40, 16)", "(41, 16)")
+
+
+def test_a_tensor_of_a_wrong_type(copy):
+    rewrite(copy, lambda tensors: tensors.update({QUERY: np.zeros((16, 16), np.int32)}))
+    refused(copy, QUERY, copy / "model.safetensors", "I32", "BF16, F16, F32")
+
+
+def test_layers_of_several_types(copy):
+    rewrite(copy, lambda tensors: tensors.update({QUERY: np.zeros((16, 16), np.float16)}))
+    refused(copy, "layers/q_proj/kernel", QUERY, "F16", "F32", "give a dtype")
+    hub.load_model(copy, dtype="float32")
+
+
+def test_more_layers_in_the_file_than_in_the_config(copy):
+    edit_config(copy, num_hidden_layers=2)
+    refused(copy, "no place for", "encoder.layer.2.", "and 13 more", "ignore=")
+
+
+def test_fewer_layers_in_the_file_than_in_the_config(copy):
+    edit_config(copy, num_hidden_layers=4)
+    refused(copy, "no tensor 'encoder.layer.3.", "nearest")
+
+
+def test_a_wrong_hash(copy):
+    refused(copy, copy / "model.safetensors", "has sha256", "0" * 64, sha256="0" * 64)
+
+
+def test_a_hash_for_another_file(copy):
+    refused(copy, "no sha256 given for model.safetensors", sha256={"other": "0" * 64})
+
+
+def test_a_missing_shard(copy):
+    (copy / "model.safetensors").unlink()
+    index = {"weight_map": {QUERY: "model-00001-of-00001.safetensors"}}
+    (copy / "model.safetensors.index.json").write_text(json.dumps(index))
+    refused(copy, "index.json lists model-00001-of-00001", "lacks it", error=FileNotFoundError)
+
+
+def test_an_index_without_a_map(copy):
+    (copy / "model.safetensors").unlink()
+    (copy / "model.safetensors.index.json").write_text("{}")
+    refused(copy, "model.safetensors.index.json has no weight_map")
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_missing_file(copy, name):
+    (copy / name).unlink()
+    refused(copy, copy, name, error=FileNotFoundError)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt"])
+def test_pickle_is_never_read(copy, name):
+    (copy / "model.safetensors").rename(copy / name)
+    refused(copy, "pickle", name, "safetensors")
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "\xff"])
+def test_a_config_that_is_not_a_json_object(copy, text):
+    (copy / "config.json").write_bytes(text.encode("latin-1"))
+    refused(copy, copy / "config.json", "JSON")
+
+
+def test_an_unsupported_family(copy):
+    edit_config(copy, model_type="bart")
+    refused(copy, copy / "config.json", "'bart'", "supported: bert, roberta")
+
+
+def test_a_config_without_a_size(copy):
+    path = copy / "config.json"
+    fields = json.loads(path.read_text())
+    del fields["hidden_size"]
+    path.write_text(json.dumps(fields))
+    refused(copy, path, "lacks hidden_size")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"position_embedding_type": "relative_key"}, "relative_key"),
+        ({"is_decoder": True}, "only encoders"),
+        ({"hidden_act": "mish"}, "unknown activation 'mish'"),
+        ({"num_attention_heads": 3}, "dim 16 is not a multiple of heads 3"),
+    ],
+)
+def test_a_config_that_asks_for_what_is_not_computed(copy, fields, message):
+    edit_config(copy, **fields)
+    refused(copy, copy / "config.json", message)
+
+
+def test_a_corrupt_tokenizer(copy):
+    (copy / "tokenizer.json").write_text("{}")
+    refused(copy, copy / "tokenizer.json", "is not a tokenizer")
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model(copy):
+    path = copy / "tokenizer.json"
+    fields = json.loads(path.read_text())
+    fields["model"]["vocab"] |= {f"word{i}": 30 + i for i in range(20)}
+    path.write_text(json.dumps(fields))
+    refused(copy, path, "makes the vocabulary 40")
+
+
+def test_an_unknown_dtype(copy):
+    refused(copy, "unknown dtype 'bf16'", dtype="bf16")
+
+
+def test_a_misspelt_directory_names_the_nearest(copy):
+    refused(copy.parent / "modle", "no directory", "near it: model", error=FileNotFoundError)
+
+
+def test_a_directory_nowhere_near(tmp_path):
+    path = tmp_path / "a" / "b"
+    refused(path, f"{path.parent} does not exist", error=FileNotFoundError)
