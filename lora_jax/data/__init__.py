@@ -1,0 +1,18 @@
+"""Tasks: labelled texts, turned into tokens and batches."""
+
+from lora_jax.data.docstrings import docstrings
+from lora_jax.data.encode import encode
+from lora_jax.data.glue import glue
+from lora_jax.data.loader import count, evaluation_batches, training_batches
+from lora_jax.data.task import Record, Task
+
+__all__ = [
+    "Record",
+    "Task",
+    "count",
+    "docstrings",
+    "encode",
+    "evaluation_batches",
+    "glue",
+    "training_batches",
+]
