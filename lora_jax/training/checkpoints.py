@@ -7,12 +7,12 @@ One directory a step, written beside its final name and renamed when complete:
     STEP/metadata   what the run is (`identity.describe_run`), and the shapes in `state`
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping
+import contextlib
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 import jax
 import orbax.checkpoint as ocp
@@ -63,7 +63,8 @@ class Checkpoints:
           data: the iterator that gave the batches up to that step.
 
         Raises:
-          OSError: an earlier save has failed (a full disk).
+          OSError: this save or the one before it failed, as on a full disk. What it wrote is
+            removed, and the checkpoints before it are whole.
         """
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
@@ -72,7 +73,8 @@ class Checkpoints:
         )
         step = int(state.step)
         if step != self.latest():
-            self._orbax.save(step, args=items)
+            with self._explained_errors():
+                self._orbax.save(step, args=items)
 
     def restore(self, state: TrainState, data: DataIterator) -> TrainState:
         """Restores the newest checkpoint, bit for bit.
@@ -98,10 +100,11 @@ class Checkpoints:
         return restored.state
 
     def wait(self) -> None:
-        """Waits until what was saved is on the disk."""
-        self._orbax.wait_until_finished()
+        """Waits until what was saved is on the disk; raises as `save` does."""
+        with self._explained_errors():
+            self._orbax.wait_until_finished()
 
-    def __enter__(self) -> Checkpoints:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -110,7 +113,21 @@ class Checkpoints:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._orbax.close()
+        with self._explained_errors():
+            self._orbax.close()
+
+    @contextlib.contextmanager
+    def _explained_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:  # Orbax passes on the ValueErrors of TensorStore
+            for half_written in self.directory.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
+                shutil.rmtree(half_written, ignore_errors=True)
+            free = shutil.disk_usage(self.directory).free / 2**20
+            raise OSError(
+                f"a checkpoint could not be written to {self.directory} ({free:.1f} MiB free); the "
+                f"newest whole one is of step {self.latest()}. The same command resumes from it."
+            ) from error
 
     def _check_same_run(
         self, step: int | None, found: Mapping[str, Any], state: TrainState

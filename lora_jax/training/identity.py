@@ -1,15 +1,16 @@
 """The identity of a run: what must be the same for a checkpoint to be its own."""
 
-from __future__ import annotations
-
 import dataclasses
 import importlib.metadata
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
+from ml_collections import ConfigDict
+
+Config: TypeAlias = Mapping[str, Any] | ConfigDict
 
 PACKAGES = ("lora_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
@@ -92,9 +93,13 @@ def differences(
 _ABSENT = object()
 
 
-def as_json(value: Mapping[str, Any]) -> dict[str, Any]:
+def as_json(value: Config) -> dict[str, Any]:
     """Passes a description through JSON: tuples become lists, and what JSON lacks becomes text."""
-    return json.loads(json.dumps(value, default=str))
+    return json.loads(json.dumps(value, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping | ConfigDict) else str(value)
 
 
 def _fields(method: Any) -> dict[str, Any]:

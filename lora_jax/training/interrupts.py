@@ -1,10 +1,9 @@
 """Ctrl-C and SIGTERM, held back until the step in progress is done."""
 
-from __future__ import annotations
-
 import signal
 import threading
 from types import FrameType, TracebackType
+from typing import Self
 
 
 class StopSignals:
@@ -15,7 +14,7 @@ class StopSignals:
 
     received: signal.Signals | None = None
 
-    def __enter__(self) -> StopSignals:
+    def __enter__(self) -> Self:
         self._previous = {}
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):

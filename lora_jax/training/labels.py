@@ -5,8 +5,6 @@ array wins; the label `None` freezes it. Nothing is frozen, or trained, because 
 it.
 """
 
-from __future__ import annotations
-
 import difflib
 import math
 import re

@@ -1,7 +1,5 @@
 """The loop: steps, progress, metrics, evaluation, checkpoints, and a clean end whatever happens."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 import time

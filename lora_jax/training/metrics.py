@@ -4,14 +4,12 @@
 {"step": 20, "eval/accuracy": 0.83}
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, Self
 
 from lora_jax.training.workdir import write_text
 
@@ -54,7 +52,7 @@ class MetricsLog:
             self._file.flush()
         return row
 
-    def __enter__(self) -> MetricsLog:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

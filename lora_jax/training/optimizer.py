@@ -12,8 +12,6 @@ The settings come from a config (any mapping; `ml_collections.ConfigDict` is one
     optimizer.groups.head.multiplier = 10.0    the head learns ten times faster
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
@@ -22,6 +20,7 @@ import jax
 import optax
 from jaxtyping import PyTree
 
+from lora_jax.training.identity import Config, as_json
 from lora_jax.training.labels import FROZEN, nearest
 
 
@@ -84,7 +83,7 @@ RULES: Mapping[str, Callable[[Group], optax.GradientTransformation]] = {
 }
 
 
-def make_schedule(config: Mapping[str, Any], steps: int) -> optax.Schedule:
+def make_schedule(config: Config, steps: int) -> optax.Schedule:
     """Builds the learning rate as a function of the step: warm-up from 0, then decay.
 
     Args:
@@ -102,7 +101,7 @@ def make_schedule(config: Mapping[str, Any], steps: int) -> optax.Schedule:
       >>> [float(schedule(step)) for step in (0, 1, 2, 6, 10)]
       [0.0, 0.5, 1.0, 0.5, 0.0]
     """
-    parsed = _parse(OptimizerConfig, config, "optimizer")
+    parsed = _parse(OptimizerConfig, as_json(config), "optimizer")
     decay = _choose(SCHEDULES, parsed.schedule, "optimizer.schedule")
     warmup = _warmup_steps(parsed.warmup, steps)
     after = decay(parsed.learning_rate, steps - warmup)
@@ -112,7 +111,7 @@ def make_schedule(config: Mapping[str, Any], steps: int) -> optax.Schedule:
     return optax.join_schedules([ramp, after], [warmup])
 
 
-def make_optimizer(config: Mapping[str, Any], labels: PyTree, steps: int) -> Optimizer:
+def make_optimizer(config: Config, labels: PyTree, steps: int) -> Optimizer:
     """Builds the optimiser of the arrays that train.
 
     Args:
@@ -134,7 +133,7 @@ def make_optimizer(config: Mapping[str, Any], labels: PyTree, steps: int) -> Opt
       >>> sorted(x.shape for x in jax.tree.leaves(state))
       [(), (), (3,), (3,)]
     """
-    parsed = _parse(OptimizerConfig, config, "optimizer")
+    parsed = _parse(OptimizerConfig, as_json(config), "optimizer")
     schedule = make_schedule(config, steps)
     trained = sorted(set(jax.tree.leaves(labels)) - {FROZEN})
     if not trained:

@@ -1,13 +1,11 @@
 """Progress: one live line on a terminal; a plain line every few seconds in a log file."""
 
-from __future__ import annotations
-
 import resource
 import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import jax
 from rich.console import Console
@@ -65,7 +63,7 @@ class Progress:
         """Prints a line that stays."""
         self.console.print(text, highlight=False, soft_wrap=True)
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         if self._bar:
             self._bar.start()
         return self

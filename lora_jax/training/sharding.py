@@ -5,18 +5,17 @@ splits the weights along what they compute. Rules give each weight its layout; a
 weight.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import jax
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
+from lora_jax.lifting import Site
 from lora_jax.training.labels import path_name, split
 from lora_jax.training.optimizer import Optimizer
 from lora_jax.training.state import TrainState
@@ -26,20 +25,10 @@ AXES = ("data", "fsdp", "tensor")
 Rule = tuple[str, PartitionSpec]
 
 
-@runtime_checkable
-class Site(Protocol):
-    """What is read of an adapted weight: its path, and the roles of its axes."""
-
-    path: str
-    batch: tuple[int, ...]
-    ins: tuple[int, ...]
-    outs: tuple[int, ...]
-
-
 class Shardings(NamedTuple):
     """Where the three arguments of a step live."""
 
-    state: TrainState
+    state: PyTree  # a TrainState whose leaves are shardings
     frozen: PyTree
     batch: NamedSharding
 
@@ -139,10 +128,11 @@ def _fill_in(sizes: list[int], count: int) -> tuple[int, ...]:
         raise ValueError(f"mesh {asked}: sizes are positive, and one of them may be -1")
     given = math.prod(size for size in sizes if size != -1)
     if count % given or (-1 not in sizes and given != count):
+        multiple = "a multiple of " if -1 in sizes else ""
         fits = ", ".join(str(n) for n in range(1, count + 1) if count % n == 0)
         raise ValueError(
-            f"mesh {asked} needs {'a multiple of ' if -1 in sizes else ''}{given} devices and there "
-            f"are {count}; sizes that divide {count}: {fits}"
+            f"mesh {asked} needs {multiple}{given} devices and there are {count}; "
+            f"sizes that divide {count}: {fits}"
         )
     return tuple(count // given if size == -1 else size for size in sizes)
 

@@ -1,7 +1,5 @@
 """The state of a run: everything that a step changes, and everything that a checkpoint holds."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import jax

@@ -1,7 +1,5 @@
 """The training step: one `jax.jit` that differentiates what trains, and reads what is frozen."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 
 import jax

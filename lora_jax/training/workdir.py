@@ -1,21 +1,19 @@
 """The directory of a run: writable, of this experiment only, its files never torn."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lora_jax.training.identity import as_json, differences
+from lora_jax.training.identity import Config, as_json, differences
 
 CONFIG = "config.json"
 
 
-def open_workdir(path: str | Path, config: Mapping[str, Any], ignore: Sequence[str] = ()) -> Path:
+def open_workdir(path: str | Path, config: Config, ignore: Sequence[str] = ()) -> Path:
     """Makes the directory of a run, or opens it again to resume.
 
     Args:
@@ -98,9 +96,7 @@ def write_text(path: Path, text: str) -> None:
         raise _explained(error, path) from error
 
 
-def _check_same_experiment(
-    directory: Path, config: Mapping[str, Any], ignore: Sequence[str]
-) -> None:
+def _check_same_experiment(directory: Path, config: Config, ignore: Sequence[str]) -> None:
     differ = differences(json.loads((directory / CONFIG).read_text()), config, ignore)
     if differ:
         raise ValueError(

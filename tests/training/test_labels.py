@@ -57,8 +57,7 @@ def test_split_and_join_are_inverse_and_share_no_array():
     joined = join(trainable, frozen)
     assert jax.tree.structure(joined) == jax.tree.structure(VARIABLES)
     assert all(
-        x is y
-        for x, y in zip(jax.tree.leaves(joined), jax.tree.leaves(VARIABLES), strict=True)
+        x is y for x, y in zip(jax.tree.leaves(joined), jax.tree.leaves(VARIABLES), strict=True)
     )
 
 

@@ -43,9 +43,7 @@ def test_clipping_takes_the_norm_over_all_that_trains():
     np.testing.assert_allclose(ours["b"], 2.0 + 3 * 0.5 / norm, rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("name", "at_half"), [("linear", 0.5), ("cosine", 0.5), ("constant", 1.0)]
-)
+@pytest.mark.parametrize(("name", "at_half"), [("linear", 0.5), ("cosine", 0.5), ("constant", 1.0)])
 def test_schedules_warm_up_and_decay(name, at_half):
     schedule = make_schedule({"learning_rate": 1.0, "schedule": name, "warmup": 0.2}, steps=100)
     assert [float(schedule(step)) for step in (0, 10, 20)] == [0.0, 0.5, 1.0]

@@ -1,0 +1,170 @@
+import json
+import subprocess
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lora_jax import training
+from lora_jax.training import Checkpoints
+from tests.training import toy
+
+
+def trained(steps, iterator):
+    step, state, frozen = toy.build(10)
+    for _ in range(steps):
+        state, _ = step(state, frozen, jax.device_put(next(iterator)))
+    return state
+
+
+def save(directory, steps=3, **identity):
+    iterator = toy.data()
+    state = trained(steps, iterator)
+    with Checkpoints(directory, identity or toy.identity()) as checkpoints:
+        checkpoints.save(state, iterator)
+    return state, iterator
+
+
+def restore(directory, identity, rank=2):
+    with Checkpoints(directory, identity) as checkpoints:
+        return checkpoints.restore(toy.build(10, rank=rank)[1], toy.data())
+
+
+def assert_same_bits(found, expected):
+    found, expected = toy.arrays(found), toy.arrays(expected)
+    assert found.keys() == expected.keys()
+    for path, x in expected.items():
+        np.testing.assert_array_equal(found[path], x, err_msg=path)
+        assert found[path].dtype == x.dtype
+
+
+def test_what_is_restored_is_what_was_saved(tmp_path):
+    state, iterator = save(tmp_path)
+    fresh = toy.data()
+    with Checkpoints(tmp_path, toy.identity()) as checkpoints:
+        assert checkpoints.latest() == 3
+        restored = checkpoints.restore(toy.build(10)[1], fresh)
+    assert_same_bits(restored, state)
+    jax.tree.map(np.testing.assert_array_equal, next(fresh), next(iterator))
+
+
+def test_saving_is_not_disturbed_by_the_steps_after_it(tmp_path):
+    """The step donates the buffers that are being written."""
+    state = training.TrainState(
+        jnp.zeros((), jnp.int32),
+        {"w": jax.random.normal(jax.random.key(0), (1 << 20,))},
+        (),
+        jax.random.key(1),
+    )
+    expected = np.array(state.trainable["w"])
+    update = jax.jit(
+        lambda s: s._replace(step=s.step + 1, trainable={"w": s.trainable["w"] * 2}),
+        donate_argnums=0,
+    )
+    iterator = toy.data()
+    with Checkpoints(tmp_path, {}) as checkpoints:
+        checkpoints.save(state, iterator)
+        for _ in range(10):
+            state = update(state)
+        checkpoints.wait()
+        restored = checkpoints.restore(state, iterator)
+    np.testing.assert_array_equal(restored.trainable["w"], expected)
+
+
+def test_the_oldest_checkpoints_go_first(tmp_path):
+    step, state, frozen = toy.build(10)
+    iterator = toy.data()
+    with Checkpoints(tmp_path, {}, keep=2) as checkpoints:
+        for _ in range(4):
+            state, _ = step(state, frozen, jax.device_put(next(iterator)))
+            checkpoints.save(state, iterator)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["3", "4"]
+
+
+def test_base_weights_are_never_written(tmp_path):
+    """A base of 4 MiB beside an adapter of 24 KiB: no file, and no name, tells of the base."""
+    tree = {
+        "params": {"kernel": jax.random.normal(jax.random.key(0), (1024, 1024))},
+        "adapter": {"kernel": {"a": jnp.ones((1024, 1)), "b": jnp.ones((1, 1024))}},
+    }
+    labels = training.label(tree, [("adapter/.*", "adapter"), ("params/.*", None)])
+    optimizer = training.make_optimizer({}, labels, 10)
+    state, _ = training.init_state(tree, labels, optimizer, jax.random.key(0))
+    with Checkpoints(tmp_path, toy.identity()) as checkpoints:
+        checkpoints.save(state, toy.data())
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 256 * 1024
+    described = json.loads((tmp_path / "0" / "metadata" / "metadata").read_text())
+    assert not any("params" in name for name in described["state"])
+    assert (
+        sum("adapter/kernel/" in name for name in described["state"]) == 6
+    )  # factors and two moments
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (toy.identity(rank=4), r"method.rank: found 2, asked for 4"),
+        (toy.identity(base="xyz"), r"base: found abc, asked for xyz"),
+        ({**toy.identity(), "targets": ["q"]}, r"targets: found \['layer/kernel'\], asked for"),
+        ({**toy.identity(), "method": None}, r"method.name: found LoRA, asked for nothing"),
+        ({**toy.identity(), "seed": 1}, r"seed: found nothing, asked for 1"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused_and_the_field_named(tmp_path, asked, message):
+    save(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        restore(tmp_path, asked, rank=asked["method"]["rank"] if asked["method"] else 2)
+
+
+def test_arrays_of_another_shape_are_refused_by_name(tmp_path):
+    save(tmp_path)
+    message = r"state.trainable/adapter/layer/kernel/a: found float32\[5, 2\], asked for .*\[5, 3\]"
+    with pytest.raises(ValueError, match=message):
+        restore(tmp_path, toy.identity(), rank=3)
+
+
+def test_other_versions_are_no_obstacle(tmp_path):
+    state, _ = save(tmp_path, **{**toy.identity(), "versions": {"jax": "0.1"}})
+    assert_same_bits(restore(tmp_path, toy.identity()), state)
+
+
+def test_what_a_killed_run_left_half_written_is_ignored_and_removed(tmp_path):
+    state, _ = save(tmp_path)
+    half = tmp_path / "5.orbax-checkpoint-tmp"
+    (half / "state").mkdir(parents=True)
+    assert_same_bits(restore(tmp_path, toy.identity()), state)
+    assert not half.exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], check=False
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a disk of 1 MiB needs root")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint_and_no_half_one(small_disk):
+    big = {"w": jax.random.normal(jax.random.key(0), (100_000,))}
+    state = training.TrainState(jnp.asarray(1, jnp.int32), big, (), jax.random.key(1))
+    iterator = toy.data()
+    with Checkpoints(small_disk / "run", {}, keep=9) as checkpoints:
+        checkpoints.save(state, iterator)
+        checkpoints.wait()
+        checkpoints.save(state._replace(step=jnp.asarray(2, jnp.int32)), iterator)
+        checkpoints.wait()
+        checkpoints.save(state._replace(step=jnp.asarray(3, jnp.int32)), iterator)
+        with pytest.raises(OSError, match=r"MiB free.; the newest whole one is of step 2"):
+            checkpoints.wait()
+    assert sorted(path.name for path in (small_disk / "run").iterdir()) == ["1", "2"]
+    with Checkpoints(small_disk / "run", {}) as checkpoints:
+        assert_same_bits(
+            checkpoints.restore(state, iterator), state._replace(step=jnp.asarray(2, jnp.int32))
+        )

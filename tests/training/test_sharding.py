@@ -1,0 +1,186 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+import lora_jax as lora
+from lora_jax import training
+from lora_jax.training import make_mesh, variable_shardings
+
+LAYERS, DIM, WIDE, RANK, BATCH = 2, 16, 32, 2, 8
+
+RULES = [
+    (r"params/layers/up/kernel", P(None, "fsdp", "tensor")),
+    (r"params/layers/down/kernel", P(None, "tensor", "fsdp")),
+    (r"params/out", P("fsdp", None)),
+]
+
+
+def model(params, x):
+    def layer(x, weights):
+        hidden = jax.nn.relu(x @ weights["up"]["kernel"])
+        return x + hidden @ weights["down"]["kernel"], None
+
+    x, _ = jax.lax.scan(layer, x, params["layers"])
+    return x @ params["out"]
+
+
+def params():
+    up, down, out = jax.random.split(jax.random.key(0), 3)
+    return {
+        "layers": {
+            "up": {"kernel": jax.random.normal(up, (LAYERS, DIM, WIDE)) / DIM**0.5},
+            "down": {"kernel": jax.random.normal(down, (LAYERS, WIDE, DIM)) / WIDE**0.5},
+        },
+        "out": jax.random.normal(out, (DIM, 3)),
+    }
+
+
+def batch(step):
+    rng = np.random.default_rng(step)
+    x = rng.normal(size=(BATCH, DIM)).astype(np.float32)
+    return {"x": x, "y": x[:, :3]}
+
+
+def lift():
+    method = lora.LoRA(rank=RANK, alpha=8)
+    return lora.lift(model, params(), jnp.ones((BATCH, DIM)), method=method, targets=("up", "down"))
+
+
+def variables(lifted):
+    return {"params": params(), "adapter": lifted.init(jax.random.key(1), params())}
+
+
+def train(mesh=None, steps=20):
+    """Trains the lifted model, and returns its losses, its state and its shardings."""
+    lifted = lift()
+
+    def loss_fn(variables, batch, key):
+        y = lifted(variables["params"], variables["adapter"], batch["x"])
+        return jnp.mean((y - batch["y"]) ** 2), {}
+
+    tree = variables(lifted)
+    labels = training.label(tree, [("adapter/.*", "adapter"), ("params/.*", None)])
+    optimizer = training.make_optimizer({"learning_rate": 1e-2, "warmup": 0}, labels, steps)
+    shardings = None
+    if mesh:
+        placed = variable_shardings(mesh, tree, RULES, lifted.sites)
+        tree = jax.device_put(tree, placed)
+    state, frozen = training.init_state(tree, labels, optimizer, jax.random.key(2))
+    if mesh:
+        shardings = training.step_shardings(mesh, placed, labels, optimizer, state)
+        state = jax.device_put(state, shardings.state)
+    step, losses = training.make_step(loss_fn, optimizer, shardings), []
+    for number in range(steps):
+        now = jax.device_put(batch(number), shardings and shardings.batch)
+        state, metrics = step(state, frozen, now)
+        losses.append(float(metrics["loss"]))
+    return losses, state, shardings
+
+
+def test_the_mesh_takes_all_devices_on_its_data_axis_unless_told():
+    assert dict(make_mesh().shape) == {"data": 8, "fsdp": 1, "tensor": 1}
+    assert dict(make_mesh({"data": -1, "tensor": 4}).shape) == {"data": 2, "fsdp": 1, "tensor": 4}
+    assert dict(make_mesh({"data": 1}, jax.devices()[:1]).shape)["data"] == 1
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"data": 3}, r"mesh data=3 x fsdp=1 x tensor=1 needs 3 devices and there are 8; "),
+        ({"data": -1, "fsdp": 3}, r"a multiple of 3 devices and there are 8; .*: 1, 2, 4, 8"),
+        ({"data": -1, "fsdp": -1}, "one of them may be -1"),
+        ({"data": 0}, "sizes are positive"),
+        ({"model": 8}, r"mesh.model: no such axis; the axes are data, fsdp, tensor"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_the_devices_is_refused(config, message):
+    with pytest.raises(ValueError, match=message):
+        make_mesh(config)
+
+
+def test_factors_take_the_sharding_of_the_weight_axes_they_carry():
+    lifted = lift()
+    mesh = make_mesh({"data": 1, "fsdp": 4, "tensor": 2})
+    placed = variable_shardings(mesh, variables(lifted), RULES, lifted.sites)
+    up, down = (placed["adapter"][f"layers/{name}/kernel"] for name in ("up", "down"))
+    assert up["a"].spec == P(None, "fsdp", None)
+    assert up["b"].spec == P(None, None, "tensor")
+    assert down["a"].spec == P(None, "tensor", None)
+    assert down["b"].spec == P(None, None, "fsdp")
+    assert placed["params"]["out"].spec == P("fsdp", None)
+
+
+def test_an_array_that_no_rule_matches_is_on_every_device():
+    lifted = lift()
+    placed = variable_shardings(make_mesh(), variables(lifted), [], lifted.sites)
+    assert all(sharding.is_fully_replicated for sharding in jax.tree.leaves(placed))
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ([("params/outt", P())], r"sharding rule 'params/outt' matches nothing"),
+        ([("params/out", P(None, None, "fsdp"))], r"params/out has shape \(16, 3\): too few axes"),
+        (
+            [("params/out", P(None, ("fsdp", "tensor")))],
+            r"params/out has shape \(16, 3\): axis 1 does not divide by fsdp x tensor = 8",
+        ),
+    ],
+)
+def test_rules_that_do_not_fit_the_arrays_are_refused(rules, message):
+    mesh = make_mesh({"data": 1, "fsdp": 4, "tensor": 2})
+    with pytest.raises(ValueError, match=message):
+        variable_shardings(mesh, variables(lift()), rules)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"data": 8},
+        {"data": 1, "fsdp": 8},
+        {"data": 1, "tensor": 8},
+        {"data": 2, "fsdp": 2, "tensor": 2},
+    ],
+)
+def test_the_mesh_changes_the_layout_and_not_the_numbers(config):
+    alone, _, _ = train()
+    losses, state, shardings = train(make_mesh(config))
+    np.testing.assert_allclose(losses, alone, rtol=1e-5)
+    assert losses[-1] < losses[0]
+    moments = jax.tree.leaves(state.opt_state)
+    wanted = jax.tree.leaves(shardings.state.opt_state)
+    for x, where in zip(moments, wanted, strict=True):
+        assert x.sharding.is_equivalent_to(where, x.ndim)
+
+
+def test_moments_live_where_their_factors_do():
+    _, state, _ = train(make_mesh({"data": 1, "fsdp": 4, "tensor": 2}), steps=1)
+    up = state.trainable["adapter"]["layers/up/kernel"]
+    assert up["a"].addressable_shards[0].data.shape == (LAYERS, DIM // 4, RANK)
+    shards = [x.addressable_shards[0].data.shape for x in jax.tree.leaves(state.opt_state)]
+    assert shards.count((LAYERS, DIM // 4, RANK)) == 2
+
+
+def test_a_sharded_state_is_restored_into_its_shardings(tmp_path):
+    _, state, _ = train(make_mesh({"data": 1, "fsdp": 4, "tensor": 2}), steps=2)
+
+    class Nothing:
+        def __next__(self):
+            return None
+
+        def get_state(self):
+            return None
+
+        def set_state(self, state):
+            assert state is None
+
+    with training.Checkpoints(tmp_path, {}) as checkpoints:
+        checkpoints.save(state, Nothing())
+        restored = checkpoints.restore(state, Nothing())
+    for x, y in zip(
+        jax.tree.leaves(restored.trainable), jax.tree.leaves(state.trainable), strict=True
+    ):
+        np.testing.assert_array_equal(x, y)
+        assert x.sharding == y.sharding
