@@ -1,10 +1,12 @@
 """Training: one label tree, one jitted step, one loop, and runs that resume bit for bit."""
 
 from lora_jax.training.checkpoints import Checkpoints
-from lora_jax.training.identity import describe_run
+from lora_jax.training.identity import describe_run, versions
 from lora_jax.training.labels import FROZEN, FULL, HEAD_ONLY, LORA, join, label, split, summary
 from lora_jax.training.loop import Result, train
+from lora_jax.training.metrics import read_rows
 from lora_jax.training.optimizer import Optimizer, make_optimizer, make_schedule
+from lora_jax.training.progress import peak_memory
 from lora_jax.training.sharding import (
     Shardings,
     make_mesh,
@@ -34,10 +36,13 @@ __all__ = [
     "make_schedule",
     "make_step",
     "open_workdir",
+    "peak_memory",
+    "read_rows",
     "split",
     "step_shardings",
     "summary",
     "train",
     "variable_shardings",
+    "versions",
     "write_json",
 ]

@@ -11,19 +11,20 @@ import jax
 from ml_collections import ConfigDict
 
 Config: TypeAlias = Mapping[str, Any] | ConfigDict
+Targets: TypeAlias = Sequence[str] | Mapping[str, Any]
 
 PACKAGES = ("lora_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
 def describe_run(
-    *, base: str, method: Any = None, targets: Sequence[str] = (), **extra: Any
+    *, base: str, method: Any = None, targets: Targets = (), **extra: Any
 ) -> dict[str, Any]:
     """Describes a run for its checkpoints, in JSON.
 
     Args:
       base: identity of the frozen weights: a hash of their file or of their arrays.
       method: the method, a dataclass such as `lora.LoRA(rank=8)`; `None` where nothing is adapted.
-      targets: the paths of the adapted weights.
+      targets: which weights are adapted, as `lora.lift` was told or by their paths.
       **extra: anything else that must be the same on resume, such as `seed=0`.
 
     Returns:
@@ -37,7 +38,7 @@ def describe_run(
     described = {
         "base": base,
         "method": None if method is None else _fields(method),
-        "targets": list(targets),
+        "targets": targets,
         **extra,
         "versions": versions(),
     }
@@ -93,7 +94,7 @@ def differences(
 _ABSENT = object()
 
 
-def as_json(value: Config) -> dict[str, Any]:
+def as_json(value: Any) -> Any:
     """Passes a description through JSON: tuples become lists, and what JSON lacks becomes text."""
     return json.loads(json.dumps(value, default=_plain))
 

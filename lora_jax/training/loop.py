@@ -60,6 +60,7 @@ def train(
     checkpoint_every: int = 0,
     keep: int = 2,
     batch_sharding: Sharding | None = None,
+    title: str = "",
     console: Console | None = None,
 ) -> Result:
     """Trains until `steps` updates are made, from the newest checkpoint of the workdir if any.
@@ -84,6 +85,7 @@ def train(
       checkpoint_every: steps between checkpoints; 0 for only one, at the end.
       keep: number of checkpoints kept.
       batch_sharding: where batches go on a mesh (`Shardings.batch`).
+      title: what to call the run in its progress line.
       console: where progress is shown; default standard output.
 
     Returns:
@@ -96,42 +98,39 @@ def train(
       FloatingPointError: the loss is no longer finite; the step is named.
     """
     with contextlib.ExitStack() as stack:
-        checkpoints = None
-        if workdir is not None:
-            # Orbax renames the new checkpoint into place before it removes the oldest.
-            check_writable(workdir, needed=(keep + 1) * _bytes(state))
-            checkpoints = stack.enter_context(
-                Checkpoints(workdir / "checkpoints", identity or {}, keep=keep)
-            )
-            if checkpoints.latest() is not None:
-                state = checkpoints.restore(state, data)
+        checkpoints = stack.enter_context(_open_checkpoints(workdir, identity, state, keep))
+        if checkpoints and checkpoints.latest() is not None:
+            state = checkpoints.restore(state, data)
         start = int(state.step)
         log = stack.enter_context(MetricsLog(workdir and workdir / "metrics.jsonl", start))
-        progress = stack.enter_context(Progress(steps, start, console))
+        progress = stack.enter_context(Progress(steps, start, title, console))
         stop = stack.enter_context(StopSignals())
+        reader = _Reader(log, progress)
         if start:
             progress.note(f"resuming after step {start} of {steps}")
-        reader = _Reader(log, progress)
+
         for number in range(start + 1, steps + 1):
             batch = next(data)
-            with jax.transfer_guard(
-                "disallow"
-            ):  # only what is put on the device by name goes there
+            # Nothing goes to the device in passing: the batch by name, the rest is there.
+            with jax.transfer_guard("disallow"):
                 state, metrics = step(state, frozen, jax.device_put(batch, batch_sharding))
             reader.push(number, metrics, count_tokens(batch))
+            stopping = stop.received
+
             if evaluate and _due(number, evaluate_every, steps):
                 reader.flush()
                 values = evaluate(join(state.trainable, frozen))
                 row = log.write(number, {f"eval/{name}": value for name, value in values.items()})
                 progress.note(_sentence(row))
                 reader.restart()
-            if checkpoints and (stop.received or _due(number, checkpoint_every, steps)):
+            if checkpoints and (stopping or _due(number, checkpoint_every, steps)):
                 reader.flush()
                 checkpoints.save(state, data)
                 reader.restart()
-            if stop.received:
+            if stopping:
                 reader.flush()
-                _stop(stop, number, steps, checkpoints, progress)
+                progress.note(_farewell(stopping.name, number, steps, checkpoints))
+                raise SystemExit(stop.exit_code)
         reader.flush()
     return Result(state, log.rows)
 
@@ -180,22 +179,24 @@ def _due(step: int, every: int, steps: int) -> bool:
     return step == steps or (every > 0 and step % every == 0)
 
 
-def _stop(
-    stop: StopSignals, step: int, steps: int, checkpoints: Checkpoints | None, progress: Progress
-) -> None:
-    saved = "Nothing was saved, for there is no workdir."
-    if checkpoints:
-        checkpoints.wait()
-        saved = f"Saved in {checkpoints.directory}; the same command resumes from there."
-    assert stop.received is not None
-    progress.note(f"{stop.received.name}: stopped after step {step} of {steps}. {saved}")
-    raise SystemExit(stop.exit_code)
+def _open_checkpoints(
+    workdir: Path | None, identity: Mapping[str, Any] | None, state: TrainState, keep: int
+) -> contextlib.AbstractContextManager[Checkpoints | None]:
+    if workdir is None:
+        return contextlib.nullcontext()
+    # The newest is renamed into place before the oldest is removed.
+    check_writable(workdir, needed=(keep + 1) * sum(x.nbytes for x in jax.tree.leaves(state)))
+    return Checkpoints(workdir / "checkpoints", identity or {}, keep=keep)
+
+
+def _farewell(signal: str, step: int, steps: int, checkpoints: Checkpoints | None) -> str:
+    stopped = f"{signal}: stopped after step {step} of {steps}."
+    if not checkpoints:
+        return f"{stopped} Nothing was saved, for there is no workdir."
+    checkpoints.wait()
+    return f"{stopped} Saved in {checkpoints.directory}; the same command resumes from there."
 
 
 def _sentence(row: Row) -> str:
     values = [f"{name} {value:.4g}" for name, value in row.items() if name != "step"]
     return f"step {row['step']} | " + " | ".join(values)
-
-
-def _bytes(state: TrainState) -> int:
-    return sum(x.nbytes for x in jax.tree.leaves(state))

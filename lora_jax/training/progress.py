@@ -11,6 +11,7 @@ import jax
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
+from rich.table import Column
 
 SMOOTHING = 0.9  # weight of the past in the running mean of the time of a step
 
@@ -19,26 +20,33 @@ class Progress:
     """Shows step, ETA, loss, learning rate, speed and memory while it is entered."""
 
     def __init__(
-        self, total: int, start: int = 0, console: Console | None = None, every: float = 10.0
+        self,
+        total: int,
+        start: int = 0,
+        title: str = "",
+        console: Console | None = None,
+        every: float = 10.0,
     ) -> None:
         """Prepares the line.
 
         Args:
           total: last step of the run.
           start: step that the run starts from.
+          title: what to call the run.
           console: default standard output.
           every: seconds between two plain lines, where the console is no terminal.
         """
         self.console = console or Console()
-        self._total, self._every = total, every
+        self._total, self._title, self._every = total, title, every
         self._step_seconds = 0.0
         self._updates = 0
         self._printed_at = -float("inf")
         self._bar: Bar | None = None
         if self.console.is_terminal:
-            columns = (BarColumn(bar_width=24), TextColumn("{task.description}"))
-            self._bar = Bar(*columns, console=self.console)
-            self._task = self._bar.add_task("compiling", total=total, completed=start)
+            # Cut at the edge of a narrow terminal: what matters most stands first.
+            line = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True))
+            self._bar = Bar(BarColumn(bar_width=12), line, console=self.console)
+            self._task = self._bar.add_task(f"{title} compiling", total=total, completed=start)
 
     def update(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Shows a step.
@@ -53,15 +61,16 @@ class Progress:
         past = seconds if self._updates <= 2 else self._step_seconds
         self._step_seconds = SMOOTHING * past + (1 - SMOOTHING) * seconds
         text = describe(step, self._total, metrics, self._step_seconds)
+        text = f"{self._title} | {text}" if self._title else text
         if self._bar:
             self._bar.update(self._task, completed=step, description=text)
         elif time.monotonic() - self._printed_at >= self._every or step == self._total:
             self._printed_at = time.monotonic()
-            self.console.print(text, highlight=False, soft_wrap=True)
+            self.note(text)
 
     def note(self, text: str) -> None:
         """Prints a line that stays."""
-        self.console.print(text, highlight=False, soft_wrap=True)
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def __enter__(self) -> Self:
         if self._bar:

@@ -33,13 +33,13 @@ def open_workdir(path: str | Path, config: Config, ignore: Sequence[str] = ()) -
     directory = Path(path)
     if (directory / CONFIG).exists():
         _check_same_experiment(directory, config, ignore)
-    elif directory.is_dir() and any(directory.iterdir()):
+    elif directory.is_dir() and any(path.name[0] != "." for path in directory.iterdir()):
         raise ValueError(
             f"{directory} has files but no {CONFIG}: it is no run's directory. "
             f"Choose a new or empty one."
         )
     check_writable(directory)
-    write_json(directory / CONFIG, as_json(config))
+    write_json(directory / CONFIG, config)
     return directory
 
 
@@ -79,12 +79,12 @@ def write_json(path: Path, value: Any) -> None:
     Raises:
       OSError: it cannot be written. The old file is then still there, and no temporary one.
     """
-    write_text(path, json.dumps(value, indent=2, default=str) + "\n")
+    write_text(path, json.dumps(as_json(value), indent=2) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
     """Writes a text file in one piece; see `write_json`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("w") as file:
             file.write(text)
