@@ -4,9 +4,10 @@ import os
 from collections.abc import Sequence
 from html import escape
 from importlib import resources
+from pathlib import Path
 from typing import NamedTuple
 
-from lora_jax.reports.files import write_text_atomically
+from lora_jax.training.workdir import write_text
 
 
 class Section(NamedTuple):
@@ -68,7 +69,7 @@ def write_page(path: str | os.PathLike[str], page: str) -> None:
     Raises:
       OSError: If the file cannot be written. An older one is unharmed.
     """
-    write_text_atomically(path, page)
+    write_text(Path(path), page)
 
 
 def _section_html(section: Section) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lora_jax.reports.files import write_text_atomically
+from lora_jax.training.workdir import write_text
 
 
 def write_results(path: str | os.PathLike[str], results: Mapping[str, Any]) -> None:
@@ -26,7 +26,7 @@ def write_results(path: str | os.PathLike[str], results: Mapping[str, Any]) -> N
       OSError: If the file cannot be written. An older one is unharmed.
     """
     plain = to_plain(results)
-    write_text_atomically(path, json.dumps(plain, indent=2, allow_nan=False) + "\n")
+    write_text(Path(path), json.dumps(plain, indent=2, allow_nan=False) + "\n")
 
 
 def read_results(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -86,14 +86,15 @@ def write_text(path: Path, text: str) -> None:
     """Writes a text file in one piece; see `write_json`."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with temporary.open("w") as file:
+        with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise _explained(error, path) from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _check_same_experiment(directory: Path, config: Config, ignore: Sequence[str]) -> None:

@@ -99,9 +99,11 @@ def test_the_highlighted_row_is_the_named_one(page):
 
 
 def test_a_page_is_written_whole_or_not_at_all(page, tmp_path):
-    path = tmp_path / "run" / "report.html"
+    path = tmp_path / "report.html"
     write_page(path, page)
     assert path.read_text(encoding="utf-8") == page
+    assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(UnicodeEncodeError):
         write_page(path, page + "\ud800")
     assert path.read_text(encoding="utf-8") == page
+    assert list(tmp_path.iterdir()) == [path]

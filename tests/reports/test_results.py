@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from lora_jax.evaluation import Interval
 from lora_jax.reports import read_results, write_results
-from lora_jax.reports.files import write_text_atomically
 from lora_jax.reports.results import to_plain
 
 plain = st.recursive(
@@ -38,7 +37,7 @@ class Method:
 
 
 def test_arrays_records_and_paths_are_read_back_as_plain_values(tmp_path):
-    path = tmp_path / "run" / "results.json"
+    path = tmp_path / "results.json"
     results = {
         "score": Interval(0.5, 0.4, 0.6),
         "method": Method(rank=8),
@@ -68,15 +67,6 @@ def test_a_value_that_json_cannot_hold_is_named_and_the_old_file_stays(tmp_path)
     with pytest.raises(TypeError, match=r"results\.runs\[1\]\.model is a object"):
         write_results(path, {"runs": [{}, {"model": object()}]})
     assert read_results(path) == {"score": 1}
-
-
-def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):
-    path = tmp_path / "report.html"
-    write_text_atomically(path, "old")
-    with pytest.raises(UnicodeEncodeError):
-        write_text_atomically(path, "new" * 10_000 + "\ud800")
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_missing_file_is_said_to_be_missing(tmp_path):
