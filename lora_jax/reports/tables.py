@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lora_jax.evaluation.intervals import Interval
+from lora_jax.evaluation.latency import Latency
 
 Row = Any
 """A mapping, a dataclass or a NamedTuple."""
@@ -141,5 +142,11 @@ def _cell(value: Any, column: Column) -> Cell:
     if value is None:
         return Cell("–", None, is_number=False)
     text = column.write(value) if callable(column.write) else column.write.format(value)
-    key = value.mean if isinstance(value, Interval) else value
+    key = _sort_key(value)
     return Cell(text, key, isinstance(key, numbers.Real))
+
+
+def _sort_key(value: Any) -> Any:
+    if isinstance(value, Interval):
+        return value.mean
+    return value.median if isinstance(value, Latency) else value

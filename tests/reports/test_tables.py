@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from lora_jax.evaluation import Interval
+from lora_jax.evaluation import Interval, Latency
 from lora_jax.reports.tables import Column, cells, plus_minus, print_table
 
 
@@ -46,6 +46,12 @@ def test_an_interval_sorts_by_its_mean():
     interval = Interval(0.5, 0.4, 0.6)
     ((cell,),) = cells([{"score": interval}], [Column("score", "s", plus_minus(2))])
     assert cell == ("0.50 ± 0.10", 0.5, True)
+
+
+def test_a_latency_is_a_number_and_sorts_by_its_median():
+    latency = Latency(np.array([0.001, 0.002, 0.009]))
+    ((cell,),) = cells([{"ms": latency}], [Column("ms", "ms", lambda value: "2 ms")])
+    assert cell == ("2 ms", 0.002, True)
 
 
 def test_an_interval_of_one_seed_is_written_as_its_mean():
