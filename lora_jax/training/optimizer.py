@@ -5,10 +5,9 @@
 The settings come from a config (any mapping; `ml_collections.ConfigDict` is one):
 
     optimizer.name = "adamw"
-    optimizer.learning_rate = 1e-3       the peak
-    optimizer.schedule = "linear"        to zero at the last step; or "cosine", "constant"
-    optimizer.warmup = 0.06              fraction of the steps; an int counts steps
-    optimizer.clip = 1.0                 global norm over all that trains; None for none
+    optimizer.learning_rate = 1e-3
+    optimizer.schedule = "linear"
+    optimizer.warmup = 0.06
     optimizer.groups.head.multiplier = 10.0    the head learns ten times faster
 """
 
@@ -34,7 +33,16 @@ class Optimizer(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Group:
-    """Settings that may differ from label to label."""
+    """Settings that may differ from label to label.
+
+    Attributes:
+      name: `adamw` or `sgd`.
+      multiplier: of the learning rate (LoRA+: 16 for B, 1 for A).
+      weight_decay: decoupled, in units of the learning rate.
+      b1: decay of the first moment; the momentum of `sgd`.
+      b2: decay of the second moment.
+      eps: added to the root of the second moment.
+    """
 
     name: str = "adamw"
     multiplier: float = 1.0
@@ -46,7 +54,15 @@ class Group:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig(Group):
-    """Settings of the whole run; those of `Group` are the defaults of every label."""
+    """Settings of the whole run; those of `Group` are the defaults of every label.
+
+    Attributes:
+      learning_rate: the peak.
+      schedule: `linear` or `cosine`, to zero at the last step, or `constant`.
+      warmup: from zero to the peak, as a fraction of the run; an int counts steps.
+      clip: global norm of the gradient over all that trains; `None` for no clipping.
+      groups: label -> fields of `Group` that differ there.
+    """
 
     learning_rate: float = 1e-3
     schedule: str = "linear"
@@ -55,32 +71,20 @@ class OptimizerConfig(Group):
     groups: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
 
-def _linear(peak: float, steps: int) -> optax.Schedule:
-    return optax.linear_schedule(peak, 0.0, steps)
-
-
-def _cosine(peak: float, steps: int) -> optax.Schedule:
-    return optax.cosine_decay_schedule(peak, steps)
-
-
-def _constant(peak: float, _: int) -> optax.Schedule:
-    return optax.constant_schedule(peak)
-
-
 SCHEDULES: Mapping[str, Callable[[float, int], optax.Schedule]] = {
-    "linear": _linear,
-    "cosine": _cosine,
-    "constant": _constant,
+    "linear": lambda peak, steps: optax.linear_schedule(peak, 0.0, steps),
+    "cosine": optax.cosine_decay_schedule,
+    "constant": lambda peak, _: optax.constant_schedule(peak),
 }
-
-T = TypeVar("T")
-G = TypeVar("G", bound=Group)
 
 # The direction of a step, before weight decay and the learning rate.
 RULES: Mapping[str, Callable[[Group], optax.GradientTransformation]] = {
     "adamw": lambda g: optax.scale_by_adam(g.b1, g.b2, g.eps),
     "sgd": lambda g: optax.trace(g.b1),
 }
+
+T = TypeVar("T")
+G = TypeVar("G", bound=Group)
 
 
 def make_schedule(config: Config, steps: int) -> optax.Schedule:
@@ -171,7 +175,7 @@ def _group_transform(group: Group) -> optax.GradientTransformation:
 
 def _warmup_steps(warmup: int | float, steps: int) -> int:
     count = warmup if isinstance(warmup, int) else round(warmup * steps)
-    if not 0 <= count <= steps:
+    if not 0 <= count < steps:
         raise ValueError(f"optimizer.warmup = {warmup} is {count} steps, of a run of {steps}")
     return count
 

@@ -46,7 +46,9 @@ class Progress:
             # Cut at the edge of a narrow terminal: what matters most stands first.
             line = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True))
             self._bar = Bar(BarColumn(bar_width=12), line, console=self.console)
-            self._task = self._bar.add_task(f"{title} compiling", total=total, completed=start)
+            self._task = self._bar.add_task(
+                f"{title} compiling".strip(), total=total, completed=start
+            )
 
     def update(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Shows a step.
