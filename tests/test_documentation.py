@@ -11,8 +11,10 @@ NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
-def test_python_blocks_run_from_top_to_bottom(page):
+def test_python_blocks_run_from_top_to_bottom(page, request):
     text = page.read_text(encoding="utf-8")
+    if "minilm" in text:
+        request.getfixturevalue("minilm_dir")
     namespace = {"__name__": "__main__"}
     for match in re.finditer(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
         # Blank lines before the block, so that a failure names the line of the page.
