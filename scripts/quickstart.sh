@@ -23,6 +23,8 @@ show_help_if_asked "$@"
 ensure_environment ""
 ensure_minilm
 cd "$root"
+# The environment holds JAX for CPUs only; without this JAX looks for others and says so.
+export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
 # Compiled programs are kept, so a second run starts sooner.
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$root/.jax_cache}
 exec "$venv_python" -m experiments.target_modules \
