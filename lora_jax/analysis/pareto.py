@@ -48,10 +48,11 @@ def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
     >>> [choice.name for choice in front]
     ['q', 'all']
     """
+    points = [(candidate.score.mean, candidate.cost) for candidate in candidates]
     front = [
         candidate
-        for candidate in candidates
-        if not any(_dominates(other, candidate) for other in candidates)
+        for candidate, point in zip(candidates, points, strict=True)
+        if not any(_dominates(other, point) for other in points)
     ]
     return sorted(front, key=lambda choice: choice.cost)
 
@@ -92,10 +93,9 @@ def recommend(
     return Recommendation(chosen.name, _reason(chosen, best, len(equals), len(tied), price))
 
 
-def _dominates(first: Candidate, second: Candidate) -> bool:
-    no_worse = first.score.mean >= second.score.mean and first.cost <= second.cost
-    better = first.score.mean > second.score.mean or first.cost < second.cost
-    return no_worse and better
+def _dominates(first: tuple[float, float], second: tuple[float, float]) -> bool:
+    """Whether one (score, cost) is no worse than another in both, and not the same."""
+    return first != second and first[0] >= second[0] and first[1] <= second[1]
 
 
 def _is_as_good(candidate: Candidate, best: Candidate) -> bool:
