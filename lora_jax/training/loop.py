@@ -120,8 +120,8 @@ def train(
             if evaluate and _due(number, evaluate_every, steps):
                 reader.flush()
                 values = evaluate(join(state.trainable, frozen))
-                row = log.write(number, {f"eval/{name}": value for name, value in values.items()})
-                progress.note(_sentence(row))
+                log.write(number, {f"eval/{name}": value for name, value in values.items()})
+                progress.note(_sentence(number, values))
                 reader.restart()
             if checkpoints and (stopping or _due(number, checkpoint_every, steps)):
                 reader.flush()
@@ -192,11 +192,11 @@ def _open_checkpoints(
 def _farewell(signal: str, step: int, steps: int, checkpoints: Checkpoints | None) -> str:
     stopped = f"{signal}: stopped after step {step} of {steps}."
     if not checkpoints:
-        return f"{stopped} Nothing was saved, for there is no workdir."
+        return f"{stopped} It has no workdir, so no checkpoint."
     checkpoints.wait()
     return f"{stopped} Saved in {checkpoints.directory}; the same command resumes from there."
 
 
-def _sentence(row: Row) -> str:
-    values = [f"{name} {value:.4g}" for name, value in row.items() if name != "step"]
-    return f"step {row['step']} | " + " | ".join(values)
+def _sentence(step: int, values: Mapping[str, float]) -> str:
+    named = [f"{name} {value:.4g}" for name, value in values.items()]
+    return " | ".join([f"step {step}", *named])

@@ -77,6 +77,13 @@ def test_evaluation_comes_when_due_and_at_the_end():
     assert result.last("eval/scale") == evaluate({"head": result.state.trainable["head"]})["scale"]
 
 
+def test_an_evaluation_that_is_not_a_number_is_logged_as_null():
+    console = quiet()
+    result = toy.run(3, evaluate=lambda _: {"f1": math.nan}, console=console)
+    assert result.rows[-1] == {"step": 3, "eval/f1": None}
+    assert "step 3 | f1 nan" in console.file.getvalue()
+
+
 def test_the_step_is_compiled_once_in_a_run_and_once_in_its_resumption(tmp_path):
     compiled = []
 

@@ -49,6 +49,6 @@ def test_a_terminal_gets_one_live_line_and_the_notes():
     console = Console(file=out, width=150, force_terminal=True)
     with Progress(10, console=console) as progress:
         progress.update(5, {**METRICS, "seconds": 0.1})
-        progress.note("step 5 | eval/accuracy 0.8")
+        progress.note("step 5 | accuracy 0.8")
     assert "step 5/10" in out.getvalue()
-    assert "eval/accuracy 0.8" in out.getvalue()
+    assert "accuracy 0.8" in out.getvalue()
