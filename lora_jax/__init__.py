@@ -13,13 +13,14 @@
 from lora_jax.adapters import stack, unstack
 from lora_jax.api import count_parameters, lift
 from lora_jax.lifting import Delta, DenseFallbackError, Factor, Lifted, Method, Site, Weight
-from lora_jax.methods import LoRA
+from lora_jax.methods import DoRA, LoRA
 from lora_jax.targets import ALL_LINEAR
 
 __all__ = [
     "ALL_LINEAR",
     "Delta",
     "DenseFallbackError",
+    "DoRA",
     "Factor",
     "Lifted",
     "LoRA",

@@ -2,6 +2,7 @@
 
 from lora_jax.lifting.algebra import Delta, Factor
 from lora_jax.lifting.lift import DenseFallbackError, Lifted, lift_weights
+from lora_jax.lifting.norms import adapted_norm
 from lora_jax.lifting.roles import Weight
 from lora_jax.lifting.site import Method, Site
 
@@ -13,5 +14,6 @@ __all__ = [
     "Method",
     "Site",
     "Weight",
+    "adapted_norm",
     "lift_weights",
 ]

@@ -242,7 +242,7 @@ def expand(factor: Factor, shape: Sequence[int]) -> jax.Array:
     return _arrange(factor, range(len(shape)), dict(enumerate(shape)))
 
 
-def scale_by(array: jax.Array, axes: Sequence[Label], factors: Sequence[Factor]) -> jax.Array:
+def scale_by(array: Any, axes: Sequence[Label], factors: Sequence[Factor]) -> Any:
     """Multiplies an array with labelled axes by factors that hold some of those axes."""
     for factor in factors:
         size = dict(zip(axes, array.shape, strict=True))

@@ -20,7 +20,7 @@ class Call(Protocol):
         """The original equation on these operands."""
         ...
 
-    def dropped(self, weight: AdaptedWeight, x: jax.Array) -> jax.Array:
+    def dropped(self, weight: AdaptedWeight, x: Any) -> Any:
         """`x` after the weight's dropout, with a mask of this use's own."""
         ...
 
@@ -30,6 +30,6 @@ class Call(Protocol):
         """Notes how the axes of the weight are used."""
         ...
 
-    def densify(self, weight: AdaptedWeight, why: str) -> jax.Array:
+    def densify(self, weight: AdaptedWeight, why: str) -> Any:
         """The dense W + ΔW, reported as a fallback."""
         ...

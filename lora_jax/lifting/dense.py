@@ -11,12 +11,12 @@ from jax import lax
 from lora_jax.lifting.algebra import AdaptedWeight, Delta, contract, expand
 
 
-def dense(weight: AdaptedWeight) -> jax.Array:
+def dense(weight: AdaptedWeight) -> Any:
     """``gain · (base + Σ terms)``, computed in at least fp32, in the weight's own dtype."""
     return apply_delta(weight.base, weight.delta).astype(weight.dtype)
 
 
-def apply_delta(base: jax.Array, delta: Delta) -> jax.Array:
+def apply_delta(base: Any, delta: Delta) -> Any:
     """``gain · (base + Σ terms)`` in the wider of fp32 and the base's dtype."""
     if delta.is_identity:
         return base
@@ -29,7 +29,7 @@ def apply_delta(base: jax.Array, delta: Delta) -> jax.Array:
     return value
 
 
-def remove_delta(merged: jax.Array, delta: Delta) -> jax.Array:
+def remove_delta(merged: Any, delta: Delta) -> jax.Array:
     """The base of a merged weight: the inverse of `apply_delta`, exact to rounding."""
     wide = jnp.promote_types(merged.dtype, jnp.float32)
     value = merged.astype(wide)

@@ -163,7 +163,7 @@ class _Call:
     def base(self, *operands: Any) -> jax.Array:
         return _bind(self._eqn, list(operands))[0]
 
-    def densify(self, weight: AdaptedWeight, why: str) -> jax.Array:
+    def densify(self, weight: AdaptedWeight, why: str) -> Any:
         return self._interpreter.densify(weight, self._eqn.primitive.name, why)
 
     def record(
@@ -181,7 +181,7 @@ class _Call:
             )
         )
 
-    def dropped(self, weight: AdaptedWeight, x: jax.Array) -> jax.Array:
+    def dropped(self, weight: AdaptedWeight, x: Any) -> Any:
         drop = weight.delta.dropout
         if drop is None:
             return x

@@ -78,7 +78,7 @@ class Lifted:
         Raises:
           ValueError: the factors do not fit the params, or `strict` and a dense fallback.
         """
-        deltas = self._deltas(params, factors, rng)
+        deltas = self._deltas(self._weights(params), factors, rng)
         interpreter = Interpreter()
         result = trace(self.function, params, args, kwargs).run(interpreter, deltas)
         self._report(interpreter.fallbacks)
@@ -86,14 +86,21 @@ class Lifted:
 
     def merge(self, params: Any, factors: Factors) -> Any:
         """New params with W + ΔW in place of each W, computed in fp32; `params` is untouched."""
-        return self._replace(params, factors, dense.apply_delta)
+        return _replace(params, self._deltas(self._weights(params), factors), dense.apply_delta)
 
     def unmerge(self, merged: Any, factors: Factors) -> Any:
         """The base of merged params whose base is gone: W' - ΔW, exact to one rounding of W'.
 
         Where the base is at hand keep using it: `merge` never changes it.
+
+        Raises:
+          ValueError: the method's ΔW depends on the base (DoRA).
         """
-        return self._replace(merged, factors, dense.remove_delta)
+        weights = {
+            path: dataclasses.replace(weight, value=None)
+            for path, weight in self._weights(merged).items()
+        }
+        return _replace(merged, self._deltas(weights, factors), dense.remove_delta)
 
     def __str__(self) -> str:
         return describe(self.sites, self.num_base_parameters)
@@ -117,9 +124,10 @@ class Lifted:
             weights[site.path] = dataclasses.replace(site.weight, value=leaf)
         return weights
 
-    def _deltas(self, params: Any, factors: Factors, rng: jax.Array | None) -> dict[str, Delta]:
+    def _deltas(
+        self, weights: Mapping[str, Weight], factors: Factors, rng: jax.Array | None = None
+    ) -> dict[str, Delta]:
         self._check_factors(factors)
-        weights = self._weights(params)
         deltas = {}
         for site in self.sites:
             weight = weights[site.path]
@@ -137,15 +145,6 @@ class Lifted:
             raise ValueError(f"factors hold {few(unknown)}, which this lift does not adapt")
         for site in self.sites:
             check_arrays(site, factors[site.path])
-
-    def _replace(self, params: Any, factors: Factors, change: Callable[..., jax.Array]) -> Any:
-        deltas = self._deltas(params, factors, None)
-
-        def one(path: tuple[Any, ...], leaf: Any) -> Any:
-            delta = deltas.get(path_name(path))
-            return leaf if delta is None else change(leaf, delta).astype(leaf.dtype)
-
-        return jax.tree_util.tree_map_with_path(one, params)
 
     def _report(self, fallbacks: Mapping[Fallback, None]) -> None:
         """Says each (weight, primitive) once in the life of this function."""
@@ -195,6 +194,16 @@ def lift_weights(
     )
     lifted._report(fallbacks)
     return lifted
+
+
+def _replace(params: Any, deltas: Mapping[str, Delta], change: Callable[..., jax.Array]) -> Any:
+    """New params in which `change(weight, delta)` stands for each weight that has a delta."""
+
+    def one(path: tuple[Any, ...], leaf: Any) -> Any:
+        delta = deltas.get(path_name(path))
+        return leaf if delta is None else change(leaf, delta).astype(leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(one, params)
 
 
 def _find_fallbacks(program: Program, sites: Sequence[Site]) -> dict[Fallback, None]:

@@ -66,7 +66,7 @@ class _Lookup:
     def holds(self, factor: Factor) -> bool:
         return set(self.indexed) <= set(factor.axes)
 
-    def rows(self, factor: Factor, index: jax.Array) -> Factor:
+    def rows(self, factor: Factor, index: Any) -> Factor:
         """The factor's rows, labelled by the axes of the result."""
         if not factor.has(*self.indexed):
             return factor.with_axes(self.kept)
@@ -104,7 +104,7 @@ def _sized(factor: Factor) -> list[tuple[Label, int]]:
     return list(zip(factor.axes, factor.array.shape, strict=True))
 
 
-def _plan_lookup(params: dict[str, Any], weight: AdaptedWeight, index: jax.Array) -> _Lookup:
+def _plan_lookup(params: dict[str, Any], weight: AdaptedWeight, index: Any) -> _Lookup:
     numbers, sizes = params["dimension_numbers"], params["slice_sizes"]
     indexed = set(numbers.start_index_map)
     kept = [i for i in range(weight.ndim) if i not in indexed]

@@ -84,7 +84,7 @@ def make_site(weight: Weight, method: Method) -> Site:
     """The site of a weight; the method says what arrays it needs, on shapes alone."""
     abstract = jax.ShapeDtypeStruct(weight.shape, weight.dtype)
 
-    def arrays(key: jax.Array, value: jax.Array) -> dict[str, jax.Array]:
+    def arrays(key: jax.Array, value: Any) -> dict[str, jax.Array]:
         return method.init(key, dataclasses.replace(weight, value=value))
 
     return Site(weight, method, jax.eval_shape(arrays, jax.random.key(0), abstract))

@@ -172,7 +172,7 @@ def _kernel_factor(term: Term, in_axes: Sequence[int]) -> tuple[Factor, list[Fac
 # Grouped products (experts)
 
 
-def ragged_dot_general(call: Call, x: Any, weight: Any, sizes: jax.Array, *rest: Any) -> jax.Array:
+def ragged_dot_general(call: Call, x: Any, weight: Any, sizes: Any, *rest: Any) -> jax.Array:
     """Rows sorted by group, one matrix a group: x·A and ·B are grouped products too."""
     numbers = call.params["ragged_dot_dimension_numbers"]
     (x_sum, w_sum), (x_batch, w_batch) = numbers.dot_dimension_numbers
@@ -216,7 +216,7 @@ def _scale_scalar(z: jax.Array, factor: Factor) -> jax.Array:
 
 
 def _grouped_product(
-    call: Call, z: jax.Array, factor: Factor, order: tuple[Label, ...], sizes: jax.Array
+    call: Call, z: jax.Array, factor: Factor, order: tuple[Label, ...], sizes: Any
 ) -> jax.Array:
     """``z`` times the factor's matrix of its row's group, or its one matrix if all share it."""
     array = lax.transpose(factor.array, [factor.axes.index(i) for i in order if i in factor.axes])

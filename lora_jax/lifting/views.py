@@ -156,7 +156,7 @@ def slice_(weight: AdaptedWeight, params: dict[str, Any]) -> Moved:
     return weight.delta.map(each_axis(part)), weight.origin
 
 
-def dynamic_slice(weight: AdaptedWeight, params: dict[str, Any], *start: jax.Array) -> Moved:
+def dynamic_slice(weight: AdaptedWeight, params: dict[str, Any], *start: Any) -> Moved:
     """Slices at a traced position; an axis taken whole stays as it is."""
     size = params["slice_sizes"]
 
@@ -210,19 +210,19 @@ def stop_gradient(weight: AdaptedWeight, params: dict[str, Any]) -> Moved:
     return weight.delta.map_values(stop), weight.origin
 
 
-def mul(weight: AdaptedWeight, params: dict[str, Any], by: jax.Array) -> Moved:
+def mul(weight: AdaptedWeight, params: dict[str, Any], by: Any) -> Moved:
     """A scalar multiple."""
     return _scaled(weight, by)
 
 
-def div(weight: AdaptedWeight, params: dict[str, Any], by: jax.Array) -> Moved:
+def div(weight: AdaptedWeight, params: dict[str, Any], by: Any) -> Moved:
     """A scalar quotient."""
     if jnp.ndim(by) != 0:
         raise NoRule("division by an array")
     return _scaled(weight, 1.0 / jnp.asarray(by))
 
 
-def _scaled(weight: AdaptedWeight, by: jax.Array) -> Moved:
+def _scaled(weight: AdaptedWeight, by: Any) -> Moved:
     """c · gain · (W + Σ terms) = gain · (c·W + Σ c·terms): a scalar joins every term."""
     if jnp.ndim(by) != 0:
         raise NoRule("product with an array")
