@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import jax
 from jax import lax
 
 from lora_jax.lifting.algebra import (
