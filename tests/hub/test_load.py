@@ -1,7 +1,10 @@
 """Reading whole directories: where files are found, sharded files, stored types, placement."""
 
+import functools
 import json
+import operator
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import jax
@@ -14,6 +17,8 @@ from safetensors.numpy import load_file, save_file
 
 from lora_jax import hub, models
 from lora_jax.hub.bert import NAMES
+from lora_jax.hub.params import read_params
+from lora_jax.hub.safetensors import open_tensors
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 
@@ -152,3 +157,33 @@ def test_the_hash_of_params_sees_every_change(change):
     before = hub.hash_params(params)
     change(params)
     assert hub.hash_params(params) != before
+
+
+def test_loading_holds_the_params_and_no_second_copy(tmp_path):
+    config = models.BertConfig(vocab_size=40, dim=64, layers=8, heads=2, ff_dim=256, positions=12)
+    params = models.init(config, jax.random.key(0))
+    save_file(original_tensors(params, config.layers), tmp_path / "model.safetensors")
+    shapes = models.build(config).shapes
+    size = sum(x.nbytes for x in jax.tree.leaves(params))
+    largest = params["layers"]["fc1"]["kernel"].nbytes
+    with open_tensors(tmp_path) as tensors:
+        tracemalloc.start()
+        found = read_params(tensors, NAMES, shapes)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert_equal(found, params)
+    assert largest < size / 2
+    # On CPU the params themselves are counted too, as far as JAX takes over the buffers of NumPy.
+    assert peak < size + largest
+
+
+def original_tensors(params, layers):
+    """Params without a pooler under the names and in the axis order of the original."""
+    tensors = {}
+    for row in NAMES.stored[:-2]:
+        *parents, key = row.path.split("/")
+        leaf = functools.reduce(operator.getitem, parents, params)[key]
+        parts = leaf if row.stacked else [leaf]
+        for name, part in zip(row.names((layers,)), parts, strict=True):
+            tensors[name] = np.ascontiguousarray(part.T if row.transpose else part)
+    return tensors
