@@ -4,6 +4,7 @@ from lora_jax.data.docstrings import docstrings
 from lora_jax.data.encode import encode
 from lora_jax.data.glue import glue
 from lora_jax.data.loader import count, evaluation_batches, training_batches
+from lora_jax.data.registry import load_task
 from lora_jax.data.task import Record, Task
 
 __all__ = [
@@ -14,5 +15,6 @@ __all__ = [
     "encode",
     "evaluation_batches",
     "glue",
+    "load_task",
     "training_batches",
 ]

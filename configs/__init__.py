@@ -1,0 +1,1 @@
+"""Settings of experiments; the docstring of each holds the command and the expected result."""
