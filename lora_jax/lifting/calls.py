@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 
 from lora_jax.lifting.algebra import AdaptedWeight
 
 
+@runtime_checkable
 class Call(Protocol):
     """One equation, as a rule sees it."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from lora_jax.lifting.algebra import Delta
 from lora_jax.lifting.roles import Weight
 
 
+@runtime_checkable
 class Method(Protocol):
     """How ΔW is described: arrays to learn, and the delta they make."""
 

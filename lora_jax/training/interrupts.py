@@ -3,7 +3,6 @@
 import signal
 import threading
 from types import FrameType, TracebackType
-from typing import Self
 
 
 class StopSignals:
@@ -14,7 +13,7 @@ class StopSignals:
 
     received: signal.Signals | None = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "StopSignals":
         self._previous = {}
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import jax
 from rich.console import Console
@@ -74,7 +74,7 @@ class Progress:
         """Prints a line that stays."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Progress":
         if self._bar:
             self._bar.start()
         return self
