@@ -58,6 +58,18 @@ def relative_error(actual: Any, expected: Any) -> float:
     return max(_leaf_error(a, e) for a, e in pairs)
 
 
+def relative_error_of_whole(actual: Any, expected: Any) -> float:
+    """‖actual − expected‖ / ‖expected‖ of all leaves as one vector.
+
+    For random programs, where some gradients are zero but for rounding.
+    """
+    flat = [
+        np.concatenate([np.ravel(np.asarray(leaf, np.float64)) for leaf in jax.tree.leaves(tree)])
+        for tree in (actual, expected)
+    ]
+    return _leaf_error(*flat)
+
+
 def _leaf_error(actual: Any, expected: Any) -> float:
     assert actual.shape == expected.shape, (actual.shape, expected.shape)
     assert actual.dtype == expected.dtype, (actual.dtype, expected.dtype)

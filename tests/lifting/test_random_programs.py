@@ -23,12 +23,18 @@ import lora_jax as lora
 from tests.lifting import checks
 from tests.lifting.cases.case import Case
 
-EXAMPLES = int(os.environ.get("LORA_JAX_EXAMPLES", "25"))
 RANK = 2
+
+# Each example is compiled, so few are drawn, the same ones every time. To search for more, and to
+# shrink what is found, set LORA_JAX_EXAMPLES to their number.
+SEARCH = os.environ.get("LORA_JAX_EXAMPLES")
 random_programs = hypothesis.settings(
-    max_examples=EXAMPLES,
+    max_examples=int(SEARCH or 25),
+    derandomize=not SEARCH,
+    phases=[
+        phase for phase in hypothesis.Phase if SEARCH or phase.name in ("explicit", "generate")
+    ],
     deadline=None,
-    derandomize="LORA_JAX_EXAMPLES" not in os.environ,
     suppress_health_check=list(hypothesis.HealthCheck),
 )
 
@@ -224,22 +230,24 @@ def fit(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return jnp.tanh(jnp.resize(x, shape))
 
 
+def separate(axes, among):
+    """Pairs of positions that hold different axes of the weight, all of them in `among`."""
+    held = [(i, held) for i, held in enumerate(axes) if held and held <= set(among)]
+    return [(i, j) for i, first in held for j, second in held if not first & second]
+
+
 @st.composite
 def a_product(draw, name):
     """A weight, its views, and an einsum that sums over some of their axes and keeps others."""
     shape = tuple(draw(st.lists(st.sampled_from([2, 3, 4, 6]), min_size=2, max_size=4)))
     views, seen, axes = draw(a_chain_of_views(shape))
     letters = "abcdefgh"[: len(seen)]
-    first, second = draw(
-        st.sampled_from(
-            [
-                (i, j)
-                for i in range(len(seen))
-                for j in range(len(seen))
-                if axes[i] and axes[j] and not axes[i] & axes[j]
-            ]
-        )
-    )
+    first, second = draw(st.sampled_from(separate(axes, range(len(shape)))))
+    # Scanned, the first axis is neither summed nor kept, so two others must be there to be.
+    inner = separate(axes, range(1, len(shape)))
+    around = draw(st.sampled_from(sorted(AROUND if inner else AROUND.keys() - {SLICING})))
+    if around == SLICING:
+        first, second = draw(st.sampled_from(inner))
     roles = [draw(st.sampled_from(["sum", "keep", "share"])) for _ in seen]
     roles[first], roles[second] = "sum", "keep"
     # An axis of the weight has one role: in two at once it belongs to no factor alone.
@@ -266,7 +274,7 @@ def a_product(draw, name):
         equation=f"{left},{right}->{''.join(result)}",
         activation_shape=tuple(sizes[c] for c in activation),
         weight_first=weight_first,
-        around=draw(st.sampled_from(sorted(AROUND))),
+        around=around,
     )
 
 
@@ -311,7 +319,7 @@ def in_scan_over_its_first_axis(fn, w, x):
 
 
 def in_vmap(fn, w, x):
-    return jax.vmap(fn, in_axes=(None, 0))(w, jnp.stack([x, -x])).sum(0)
+    return jax.vmap(fn, in_axes=(None, 0))(w, jnp.stack([x, 0.3 * x + 0.1])).sum(0)
 
 
 AROUND = {
@@ -327,7 +335,7 @@ AROUND = {
         in_vmap,
     )
 }
-
+SLICING = in_scan_over_its_first_axis.__name__
 
 # ---------------------------------------------------------------------------------------------
 # Programs
@@ -377,7 +385,7 @@ def test_a_random_program_equals_the_dense_oracle_to_twelve_digits(program):
     with jax.enable_x64(True):
         actual, expected = lift_and_compare(program, jnp.float64)
         assert checks.relative_error(actual.outputs, expected.outputs) < 1e-12
-        assert checks.relative_error(actual.derivatives, expected.derivatives) < 1e-12
+        assert checks.relative_error_of_whole(actual.derivatives, expected.derivatives) < 1e-12
 
 
 @random_programs
@@ -385,4 +393,4 @@ def test_a_random_program_equals_the_dense_oracle_to_twelve_digits(program):
 def test_a_random_product_in_single_precision_equals_the_dense_oracle(program):
     actual, expected = lift_and_compare(program, jnp.float32)
     assert checks.relative_error(actual.outputs, expected.outputs) < 1e-5
-    assert checks.relative_error(actual.derivatives, expected.derivatives) < 1e-5
+    assert checks.relative_error_of_whole(actual.derivatives, expected.derivatives) < 1e-5
