@@ -35,7 +35,7 @@ def read_config(fields: Mapping[str, Any], **options: Any) -> BertConfig:
     """
     missing = [name for name in _FIELDS.values() if name not in fields]
     if missing:
-        raise ValueError(f"config.json lacks {', '.join(missing)}")
+        raise ValueError(f"lacks {', '.join(missing)}")
     kind = fields.get("position_embedding_type", "absolute")
     if kind != "absolute":
         raise ValueError(f"position_embedding_type {kind!r} is not supported; only 'absolute' is")

@@ -54,7 +54,7 @@ def read_params(
         for path, leaf in jax.tree.leaves_with_path(shapes)
     }
     rows = [row for row in names.stored if row.path in shape_of]
-    named = {names.canonical(name): name for name in tensors.names}
+    named = _by_canonical_name(names, tensors)
     sources = [_Source(row, shape_of[row.path], named, tensors, dtype) for row in rows]
     for source in sources:
         source.check()
@@ -64,6 +64,18 @@ def read_params(
     for source in sources:
         _insert(params, source.row.path, _place(source, sharding))
     return params
+
+
+def _by_canonical_name(names: Names, tensors: Tensors) -> dict[str, str]:
+    named: dict[str, str] = {}
+    for name in tensors.names:
+        canonical = names.canonical(name)
+        if canonical in named:
+            raise ValueError(
+                f"{tensors} holds both {named[canonical]!r} and {name!r}: the same tensor"
+            )
+        named[canonical] = name
+    return named
 
 
 class _Source:

@@ -13,14 +13,14 @@ class Encoded(NamedTuple):
     """A batch of token sequences of one length.
 
     Args:
-        ids: token ids, `pad_id` where there is no text.
-        mask: 1 for real tokens, 0 for padding.
-        type_ids: 1 for the tokens of a second text, 0 elsewhere.
+        ids: token ids `[batch, length]` in int32, `pad_id` where there is no text.
+        mask: of the same shape: 1 for real tokens, 0 for padding.
+        type_ids: of the same shape: 1 for the tokens of a second text, 0 elsewhere.
     """
 
-    ids: Int[np.ndarray, "batch length"]
-    mask: Int[np.ndarray, "batch length"]
-    type_ids: Int[np.ndarray, "batch length"]
+    ids: np.ndarray
+    mask: np.ndarray
+    type_ids: np.ndarray
 
 
 class Tokenizer:

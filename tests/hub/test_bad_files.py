@@ -93,6 +93,11 @@ def test_fewer_layers_in_the_file_than_in_the_config(copy):
     refused(copy, "no tensor 'encoder.layer.3.", "nearest")
 
 
+def test_one_tensor_under_two_names(copy):
+    rewrite(copy, lambda tensors: tensors.update({f"bert.{QUERY}": tensors[QUERY]}))
+    refused(copy, copy / "model.safetensors", "holds both", f"'{QUERY}'", f"'bert.{QUERY}'")
+
+
 def test_a_wrong_hash(copy):
     refused(copy, copy / "model.safetensors", "has sha256", "0" * 64, sha256="0" * 64)
 

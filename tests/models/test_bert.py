@@ -134,8 +134,10 @@ def plain():
     return params, inputs, probe, gradients(model, params, inputs, probe)
 
 
-@pytest.mark.parametrize("scan", [True, False])
-@pytest.mark.parametrize("remat", REMAT_POLICIES)
+@pytest.mark.parametrize(
+    ("remat", "scan"),
+    [*((remat, True) for remat in REMAT_POLICIES), ("none", False), ("full", False)],
+)
 def test_scanned_unrolled_and_rematerialised_models_are_equal(plain, remat, scan):
     params, inputs, probe, (wanted, wanted_hidden) = plain
     model = models.build(dataclasses.replace(TINY, scan=scan, remat=remat))
