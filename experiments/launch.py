@@ -29,10 +29,11 @@ def launch(main: Main) -> None:
     def run(_: Sequence[str]) -> None:
         if config.value is None:
             sys.exit("error: no --config; try --config=configs/quickstart.py or --help")
-        if workdir.value is None and not dry_run.value:
+        directory = None if dry_run.value or not workdir.value else Path(workdir.value)
+        if directory is None and not dry_run.value:
             sys.exit("error: no --workdir to write to; --dry_run prints the plan without one")
         try:
-            main(config.value, None if dry_run.value else Path(workdir.value))
+            main(config.value, directory)
         except (ValueError, OSError, FloatingPointError) as error:
             if traceback.value:
                 raise
@@ -41,7 +42,7 @@ def launch(main: Main) -> None:
     app.run(run, flags_parser=_parse_flags)
 
 
-def _parse_flags(arguments: Sequence[str]) -> list[str]:
+def _parse_flags(arguments: list[str]) -> list[str]:
     try:
         return app.parse_flags_with_usage(arguments)
     except AttributeError as error:  # an override of a field that the config lacks

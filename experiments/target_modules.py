@@ -10,8 +10,6 @@ there. Writes config.json, metrics.jsonl, results.json and report.html.
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,40 +19,22 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 from ml_collections import ConfigDict
 from rich.console import Console
 
 import lora_jax as lora
+from experiments import plan
+from experiments.classifier import Outputs, init_variables, loss, make_outputs, score
 from experiments.launch import launch
+from experiments.target_modules_report import REFERENCES, Outcome, print_outcomes, write_report
 from lora_jax import hub, training
-from lora_jax.analysis.pareto import Candidate, Recommendation, recommend
-from lora_jax.data import Task, encode, evaluation_batches, load_task, training_batches
-from lora_jax.evaluation import METRICS, Interval, Latency, mean_interval, measure_latency
-from lora_jax.models.heads import classify, init_classifier, pool
-from lora_jax.reports import (
-    Column,
-    Curve,
-    Section,
-    curves_plot,
-    html,
-    installed_versions,
-    print_table,
-    render_page,
-    tradeoff_plot,
-    write_page,
-    write_results,
-)
-from lora_jax.training.metrics import read_rows
-from lora_jax.training.progress import peak_memory
+from lora_jax.data import Examples, Task, encode, evaluation_batches, load_task, training_batches
+from lora_jax.evaluation import Latency, mean_interval, measure_latency
+from lora_jax.training.metrics import Row, read_rows
 from lora_jax.training.workdir import write_text
 
-HEAD, FULL = "head only", "full fine-tuning"
-
-Examples = Mapping[str, np.ndarray]
-Variables = Mapping[str, Any]
-Rows = Sequence[Mapping[str, Any]]
-Runs = dict[tuple[str, int], Rows]  # (name of a choice, seed) -> its metrics
+HEAD, FULL = REFERENCES
+Runs = dict[tuple[str, int], Sequence[Row]]  # (name of a choice, seed) -> its metrics
 
 
 class Choice(NamedTuple):
@@ -66,16 +46,13 @@ class Choice(NamedTuple):
     lifted: lora.Lifted | None = None
 
 
-class Outcome(NamedTuple):
-    """What a choice achieved, and what it costs."""
+class Setup(NamedTuple):
+    """What all seeds of a choice share."""
 
-    name: str
-    trainable: int
-    scores: tuple[float, ...]
-    score: Interval
-    step_ms: float
-    unmerged: Latency
-    merged: Latency
+    labels: Any
+    optimizer: training.Optimizer
+    step: Any
+    outputs: Outputs
 
 
 def defaults() -> ConfigDict:
@@ -86,7 +63,7 @@ def defaults() -> ConfigDict:
     config.pooling = "mean"
     config.length = 32  # tokens of an example
     config.target_sets = ("q_proj+v_proj", "o_proj", lora.ALL_LINEAR)
-    config.method = ConfigDict({"rank": 8, "alpha": 16.0})
+    config.method = ConfigDict({"rank": 8, "alpha": 16.0, "dropout": 0.0})
     config.seeds = (0, 1, 2)
     config.steps = 100
     config.batch_size = 16
@@ -109,19 +86,25 @@ def _adamw(learning_rate: float, head: float = 1.0) -> ConfigDict:
 
 def main(config: ConfigDict, workdir: Path | None) -> None:
     """Runs the study, or prints its plan if there is no workdir."""
-    started, console = time.perf_counter(), Console()
+    started, console = time.perf_counter(), Console(highlight=False, soft_wrap=True)
 
     # ---- The task, the frozen base, and what is compared on it
     task = load_task(config.task.name, config.task.options)
-    model = config.model
     base = hub.load_model(
-        model.path, dtype=model.dtype, sha256=model.sha256 or None, scan=model.scan
+        config.model.path,
+        dtype=config.model.dtype,
+        sha256=config.model.sha256 or None,
+        scan=config.model.scan,
     )
     train_set = encode(task.train, base.tokenizer, config.length)
     test_set = encode(task.test, base.tokenizer, config.length)
     choices = make_choices(config, base, train_set)
-    print_plan(console, config, task, base, choices)
+    console.print(
+        f"{len(choices)} choices x {len(config.seeds)} seeds x {config.steps} steps of "
+        f"{config.batch_size} examples of {config.length} tokens"
+    )
     if workdir is None:
+        print_plan(console, config, task, base, choices, train_set)
         return
 
     # ---- Training: every choice with every seed, but for the runs that an earlier start finished
@@ -130,73 +113,49 @@ def main(config: ConfigDict, workdir: Path | None) -> None:
     runs = keep_finished_runs(log)
     for choice in choices:
         missing = [seed for seed in config.seeds if (choice.name, seed) not in runs]
+        if len(missing) < len(config.seeds):
+            console.print(f"{choice.name}: {len(config.seeds) - len(missing)} seeds done before")
         for seed, rows in train_choice(config, task, base, choice, missing, train_set, test_set):
             runs[choice.name, seed] = rows
             append_run(log, choice.name, seed, rows)
 
-    # ---- Latency of all choices side by side, and what follows from it all
+    # ---- Latency of all choices side by side, and the report
     latencies = measure_choices(config, base, choices, test_set)
-    outcomes = []
-    for choice in choices:
-        own = [runs[choice.name, seed] for seed in config.seeds]
-        outcomes.append(make_outcome(task, base, choice, own, latencies))
-    candidates = [as_candidate(outcome) for outcome in outcomes]
-    sets = [candidate for candidate in candidates if candidate.name not in (HEAD, FULL)]
-    recommended = recommend(sets, cost="latency", format_cost="{:.2f} ms")
-
-    # ---- The report
-    seconds = time.perf_counter() - started
-    write_report(workdir, config, task, outcomes, recommended, runs, seconds)
-    print_table(outcomes, columns_of(task), console=console)
-    console.print(f"\nRecommended: {recommended.name}. {recommended.reason}", highlight=False)
-    console.print(f"{workdir / 'report.html'} | {seconds:.0f} s | {peak_memory() / 2**20:,.0f} MiB")
-
-
-# ---- What is compared
+    outcomes = [
+        make_outcome(
+            choice.name,
+            [runs[choice.name, seed] for seed in config.seeds],
+            task.metric,
+            count_trainable(choice, base, task),
+            latencies,
+        )
+        for choice in choices
+    ]
+    write_report(workdir, config, task, outcomes)
+    print_outcomes(console, task, outcomes)
+    console.print(f"{workdir / 'report.html'}, after {time.perf_counter() - started:.0f} s")
 
 
 def make_choices(config: ConfigDict, base: hub.Pretrained, examples: Examples) -> list[Choice]:
-    """Makes the two references and a choice for each set of targets."""
-    ids = examples["ids"][: config.batch_size]
-    optimizers = config.optimizers
-    choices = [Choice(HEAD, training.HEAD_ONLY, optimizers.head)]
-    # A flag on the command line gives one string, "o_proj,q_proj+v_proj".
-    names = [name for names in config.target_sets for name in names.split(",")]
-    for name in names:
-        lifted = lora.lift(
-            *(base.apply, base.params, ids, ids, ids),
-            method=lora.LoRA(**config.method),
-            targets=name.split("+"),
-        )
-        choices.append(Choice(name, training.LORA, optimizers.lora, lifted))
-    return [*choices, Choice(FULL, training.FULL, optimizers.full)]
+    """Makes the two references, and a choice for each set of targets."""
+    inputs = [examples[name][: config.batch_size] for name in ("ids", "mask", "type_ids")]
+    method = lora.LoRA(**config.method)
+    choices = [Choice(HEAD, training.HEAD_ONLY, config.optimizers.head)]
+    # A flag on the command line gives one string, such as "o_proj,q_proj+v_proj".
+    for name in ",".join(config.target_sets).split(","):
+        targets = name.split("+")
+        lifted = lora.lift(base.apply, base.params, *inputs, method=method, targets=targets)
+        choices.append(Choice(name, training.LORA, config.optimizers.lora, lifted))
+    return [*choices, Choice(FULL, training.FULL, config.optimizers.full)]
 
 
-def make_variables(
-    choice: Choice, base: hub.Pretrained, outputs: int, key: jax.Array
-) -> dict[str, Any]:
-    """Puts a new head, and new factors if the choice has any, beside the params of the base."""
-    head_key, adapter_key = jax.random.split(key)
-    variables = {"params": base.params}
-    variables["head"] = init_classifier(head_key, base.config.dim, outputs)
-    if choice.lifted is not None:
-        variables["adapter"] = choice.lifted.init(adapter_key, base.params)
-    return variables
-
-
-def predict(
-    base: hub.Pretrained, choice: Choice, pooling: str, variables: Variables, batch: Examples
-) -> jax.Array:
-    """Computes the outputs, of shape [batch, outputs]."""
-    inputs = batch["ids"], batch["mask"], batch["type_ids"]
-    if choice.lifted is None:
-        hidden = base.apply(variables["params"], *inputs)
-    else:
-        hidden = choice.lifted(variables["params"], variables["adapter"], *inputs)
-    return classify(variables["head"], pool(hidden, batch["mask"], pooling))
-
-
-# ---- Training
+def set_up(config: ConfigDict, task: Task, base: hub.Pretrained, choice: Choice) -> Setup:
+    """Makes what all seeds of a choice share; nothing is compiled yet."""
+    make = partial(init_variables, base, choice.lifted, task.outputs)
+    labels = training.label(jax.eval_shape(make, jax.random.key(0)), choice.rules)
+    optimizer = training.make_optimizer(choice.optimizer, labels, config.steps)
+    outputs = make_outputs(base, choice.lifted, config.pooling)
+    return Setup(labels, optimizer, training.make_step(partial(loss, outputs), optimizer), outputs)
 
 
 def train_choice(
@@ -207,133 +166,88 @@ def train_choice(
     seeds: Sequence[int],
     train_set: Examples,
     test_set: Examples,
-) -> Iterator[tuple[int, Rows]]:
-    """Trains a choice with each seed; one compiled step serves them all."""
-    if not seeds:
-        return
-    outputs = partial(predict, base, choice, config.pooling)
-    labels = training.label(
-        make_variables(choice, base, task.outputs, jax.random.key(0)), choice.rules
-    )
-    optimizer = training.make_optimizer(choice.optimizer, labels, config.steps)
-    step = training.make_step(partial(loss, outputs), optimizer)
-    evaluate = partial(score, jax.jit(outputs), task, test_set, config.evaluation_batch_size)
+) -> Iterator[tuple[int, Sequence[Row]]]:
+    """Trains a choice with each seed, all by one compiled step."""
+    setup = set_up(config, task, base, choice)
+    outputs = jax.jit(setup.outputs)
+    evaluate = partial(score, outputs, task, test_set, config.evaluation_batch_size)
     for seed in seeds:
         key = jax.random.key(seed)
-        variables = make_variables(choice, base, task.outputs, key)
-        state, frozen = training.init_state(variables, labels, optimizer, key)
+        variables = init_variables(base, choice.lifted, task.outputs, key)
+        state, frozen = training.init_state(variables, setup.labels, setup.optimizer, key)
         batches = training_batches(train_set, config.batch_size, seed=seed)
-        print(f"{choice.name}, seed {seed}")
-        result = training.train(step, state, frozen, batches, steps=config.steps, evaluate=evaluate)
+        print(f"{choice.name}, seed {seed}", flush=True)
+        result = training.train(
+            setup.step, state, frozen, batches, steps=config.steps, evaluate=evaluate
+        )
         yield seed, result.rows
 
 
-def loss(
-    outputs_of: Any, variables: Variables, batch: Examples, _: jax.Array
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Cross-entropy of classes, or the squared error of scores; its mean over the batch."""
-    outputs, labels = outputs_of(variables, batch), batch["label"]
-    if labels.dtype == np.int32:
-        return optax.softmax_cross_entropy_with_integer_labels(outputs, labels).mean(), {}
-    return optax.squared_error(outputs[:, 0], labels).mean(), {}
-
-
-def score(
-    outputs_of: Any, task: Task, examples: Examples, batch_size: int, variables: Variables
-) -> dict[str, float]:
-    """Computes the metric of the task on examples."""
-    batches = evaluation_batches(examples, batch_size)
-    outputs = np.concatenate([np.asarray(outputs_of(variables, b))[:real] for b, real in batches])
-    predicted = outputs.argmax(-1) if task.classes else outputs[:, 0]
-    return {task.metric: METRICS[task.metric](predicted, examples["label"])}
-
-
-# ---- The log of finished runs
-
-
 def keep_finished_runs(log: Path) -> Runs:
-    """Reads the log, and takes away what a killed run left of itself."""
-    found: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
+    """Reads the log, and takes out of it what a killed run left of itself."""
+    found: dict[tuple[str, int], list[Row]] = defaultdict(list)
     for row in read_rows(log):
         found[row["choice"], row["seed"]].append(row)
-    # The evaluation is the last row of a run.
+    # The evaluation, which has no loss, is the last row of a run.
     runs: Runs = {run: rows for run, rows in found.items() if "loss" not in rows[-1]}
     write_text(log, "".join(json.dumps(row) + "\n" for rows in runs.values() for row in rows))
     return runs
 
 
-def append_run(log: Path, name: str, seed: int, rows: Rows) -> None:
+def append_run(log: Path, name: str, seed: int, rows: Sequence[Row]) -> None:
     """Adds a finished run to the log."""
     with log.open("a") as file:
         file.writelines(json.dumps({"choice": name, "seed": seed, **row}) + "\n" for row in rows)
 
 
-# ---- Latency
-
-
 def measure_choices(
     config: ConfigDict, base: hub.Pretrained, choices: Sequence[Choice], examples: Examples
 ) -> dict[str, Latency]:
-    """Times every choice in turn, its adapter beside the base and merged into it."""
+    """Times every choice in turn, with its adapter beside the base and merged into it."""
     batch, _ = next(evaluation_batches(examples, config.latency.batch_size))
     batch = jax.device_put(batch)
-    plain = jax.jit(partial(predict, base, choices[0], config.pooling))
+    without_adapter = jax.jit(make_outputs(base, None, config.pooling))
     calls = {}
     for choice in choices:
-        variables = make_variables(choice, base, 1, jax.random.key(0))
-        compiled, merged = plain, variables
+        variables = init_variables(base, choice.lifted, 1, jax.random.key(0))
+        outputs, merged = without_adapter, variables
         if choice.lifted is not None:
-            compiled = jax.jit(partial(predict, base, choice, config.pooling))
+            outputs = jax.jit(make_outputs(base, choice.lifted, config.pooling))
             params = choice.lifted.merge(base.params, variables["adapter"])
             merged = {"params": params, "head": variables["head"]}
-        calls[f"{choice.name}, unmerged"] = partial(compiled, variables, batch)
-        calls[f"{choice.name}, merged"] = partial(plain, merged, batch)
+        calls[f"{choice.name}, unmerged"] = partial(outputs, variables, batch)
+        calls[f"{choice.name}, merged"] = partial(without_adapter, merged, batch)
     return measure_latency(calls, rounds=config.latency.rounds)
 
 
-# ---- Outcomes
-
-
 def make_outcome(
-    task: Task,
-    base: hub.Pretrained,
-    choice: Choice,
-    runs: Sequence[Rows],
+    name: str,
+    runs: Sequence[Sequence[Row]],
+    metric: str,
+    trainable: int,
     latencies: Mapping[str, Latency],
 ) -> Outcome:
-    """Gathers the runs of a choice, one a seed, and its latencies."""
-    scores = tuple(rows[-1][f"eval/{task.metric}"] for rows in runs)
-    # The first step of a run may compile.
-    seconds = [row["seconds"] for rows in runs for row in rows[1:] if "seconds" in row]
+    """Gathers the runs of a choice, one a seed, and what it costs."""
+    scores = tuple(rows[-1][f"eval/{metric}"] for rows in runs)
     return Outcome(
-        choice.name,
-        count_trainable(choice, base, task),
-        scores,
-        mean_interval(scores),
-        1000 * float(np.median(seconds)),
-        latencies[f"{choice.name}, unmerged"],
-        latencies[f"{choice.name}, merged"],
+        name=name,
+        trainable=trainable,
+        scores=scores,
+        score=mean_interval(scores),
+        # The first step of a run may compile.
+        step_seconds=float(np.median([r["seconds"] for rows in runs for r in rows[1:-1]])),
+        unmerged=latencies[f"{name}, unmerged"],
+        merged=latencies[f"{name}, merged"],
+        losses=[[row["loss"] for row in rows[:-1]] for rows in runs],
     )
 
 
 def count_trainable(choice: Choice, base: hub.Pretrained, task: Task) -> int:
     """Counts the parameters that train, those of the head too."""
-    make = partial(make_variables, choice, base, task.outputs)
+    make = partial(init_variables, base, choice.lifted, task.outputs)
     variables = jax.eval_shape(make, jax.random.key(0))
     counts = training.summary(variables, training.label(variables, choice.rules))
-    return sum(count for name, count in counts.items() if name != training.FROZEN)
-
-
-def as_candidate(outcome: Outcome) -> Candidate:
-    """Its score against its latency in milliseconds, with the adapter beside the base."""
-    latency = outcome.unmerged
-    low, high = (1000 * end for end in latency.interval)
-    return Candidate(
-        outcome.name, outcome.scores, 1000 * latency.median, low, high, outcome.trainable
-    )
-
-
-# ---- What a person sees
+    return sum(counts.values()) - counts.get(training.FROZEN, 0)
 
 
 def print_plan(
@@ -342,91 +256,24 @@ def print_plan(
     task: Task,
     base: hub.Pretrained,
     choices: Sequence[Choice],
+    train_set: Examples,
 ) -> None:
-    """Says what will be done: task, base, sites of each set, and how many runs."""
-    say = partial(console.print, highlight=False, soft_wrap=True)
-    say(f"{task.name}: {len(task.train):,} training and {len(task.test):,} test examples")
-    say(f"{task.about}\nclasses: {', '.join(task.classes) or 'none, a score'}")
-    say(f"base: {config.model.path}, {lora.count_parameters(base.params):,} parameters")
+    """Says what would be done: the task, the base, and the sites and the cost of each choice."""
+    console.print(plan.describe_task(task, train_set, base.tokenizer), markup=False)
+    console.print(f"base: {config.model.path}, {lora.count_parameters(base.params):,} parameters")
+    batch = next(training_batches(train_set, config.batch_size, seed=0))
     for choice in choices:
-        say(f"\n{choice.name}: {count_trainable(choice, base, task):,} trainable parameters")
+        setup = set_up(config, task, base, choice)
+        make = partial(init_variables, base, choice.lifted, task.outputs)
+        start = lambda key, make=make, setup=setup: training.init_state(
+            make(key), setup.labels, setup.optimizer, key
+        )
+        state, frozen = jax.eval_shape(start, jax.random.key(0))
+        trainable = count_trainable(choice, base, task)
+        console.print(f"\n{choice.name}: {trainable:,} trainable parameters with the head")
+        console.print(plan.describe_cost(setup.step, state, frozen, batch))
         if choice.lifted is not None:
-            say(str(choice.lifted))
-    say(
-        f"\n{len(choices)} choices x {len(config.seeds)} seeds x {config.steps} steps of "
-        f"{config.batch_size} x {config.length} tokens\n"
-    )
-
-
-def columns_of(task: Task) -> list[Column]:
-    """The columns of the table."""
-    milliseconds = lambda latency: f"{1000 * latency.median:.2f}"
-    return [
-        Column("name", "target set"),
-        Column("trainable", "trainable parameters", "{:,}"),
-        Column("score", task.metric, lambda s: f"{s.mean:.3f} ± {s.half_width:.3f}"),
-        Column("step_ms", "step, ms", "{:.0f}"),
-        Column("unmerged", "latency unmerged, ms", milliseconds),
-        Column("merged", "latency merged, ms", milliseconds),
-    ]
-
-
-def write_report(
-    workdir: Path,
-    config: ConfigDict,
-    task: Task,
-    outcomes: Sequence[Outcome],
-    recommended: Recommendation,
-    runs: Runs,
-    seconds: float,
-) -> None:
-    """Writes results.json and report.html."""
-    results = {"recommended": recommended, "outcomes": outcomes, "seconds": seconds}
-    write_results(workdir / "results.json", {**results, "versions": installed_versions()})
-    plot = tradeoff_plot(
-        [as_candidate(outcome) for outcome in outcomes],
-        x_label=f"latency of a batch of {config.latency.batch_size}, adapter unmerged, ms",
-        y_label=task.metric,
-        recommended=recommended.name,
-    )
-    curves = [
-        Curve(o.name, range(1, config.steps + 1), [_losses(runs[o.name, s]) for s in config.seeds])
-        for o in outcomes
-    ]
-    table = html.table(outcomes, columns_of(task), highlight=recommended.name)
-    seeds = f"{len(config.seeds)} seeds; ± is the 95 % t-interval of the mean over them."
-    page = render_page(
-        "Which modules should LoRA adapt?",
-        [
-            Section("Results", [table, html.paragraph(seeds), html.figure(plot, PLOT_CAPTION)]),
-            Section("Learning curves", [html.figure(curves_plot(curves), CURVES_CAPTION)]),
-            Section("Task", [html.paragraph(task.about)]),
-            Section(
-                "How to repeat it",
-                [
-                    html.command(
-                        shlex.join(["python", "-m", "experiments.target_modules", *sys.argv[1:]])
-                    ),
-                    html.settings(config.to_dict()),
-                    html.fields(installed_versions()),
-                ],
-            ),
-        ],
-        lead=f"{config.model.path} on {task.name}, {config.steps} steps of {config.batch_size}.",
-        finding=f"Recommended: {recommended.name}. {recommended.reason}",
-    )
-    write_page(workdir / "report.html", page)
-
-
-PLOT_CAPTION = (
-    "Up and to the left is better. Bars are 95 % intervals: of the mean over seeds, and of the "
-    "median latency."
-)
-CURVES_CAPTION = "Training loss, the mean over seeds; the band spans all of them."
-
-
-def _losses(rows: Rows) -> list[float]:
-    return [row["loss"] for row in rows if "loss" in row]
+            console.print(str(choice.lifted))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,76 @@
+"""A pretrained encoder with a head that is learned: its variables, its loss and its score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+import lora_jax as lora
+from lora_jax.data import Examples, Task, evaluation_batches
+from lora_jax.evaluation import METRICS
+from lora_jax.hub import Pretrained
+from lora_jax.models.heads import classify, init_classifier, pool
+
+Variables = Mapping[str, Any]
+Batch = Mapping[str, Any]
+Outputs = Callable[..., jax.Array]
+
+
+def init_variables(
+    base: Pretrained, lifted: lora.Lifted | None, outputs: int, key: jax.Array
+) -> dict[str, Any]:
+    """Puts a new head, and new factors if there is an adapter, beside the params of the base.
+
+    Args:
+      base: the pretrained encoder.
+      lifted: its function with an adapter; None for none.
+      outputs: numbers that the head returns for a text.
+      key: the source of randomness.
+
+    Returns:
+      `{"params", "head"}`, and `"adapter"`.
+    """
+    head_key, adapter_key = jax.random.split(key)
+    variables = {"params": base.params}
+    variables["head"] = init_classifier(head_key, base.config.dim, outputs)
+    if lifted is not None:
+        variables["adapter"] = lifted.init(adapter_key, base.params)
+    return variables
+
+
+def make_outputs(base: Pretrained, lifted: lora.Lifted | None, pooling: str) -> Outputs:
+    """Makes `outputs(variables, batch, rng=None)`, which returns an array [batch, outputs]."""
+
+    def outputs(variables: Variables, batch: Batch, rng: jax.Array | None = None) -> jax.Array:
+        inputs = batch["ids"], batch["mask"], batch["type_ids"]
+        if lifted is None:
+            hidden = base.apply(variables["params"], *inputs)
+        else:
+            hidden = lifted(variables["params"], variables["adapter"], *inputs, rng=rng)
+        return classify(variables["head"], pool(hidden, batch["mask"], pooling))
+
+    return outputs
+
+
+def loss(
+    outputs: Outputs, variables: Variables, batch: Batch, key: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Cross-entropy of classes, or the squared error of scores; the mean over the batch."""
+    found, labels = outputs(variables, batch, rng=key), batch["label"]
+    if np.issubdtype(labels.dtype, np.integer):
+        return optax.softmax_cross_entropy_with_integer_labels(found, labels).mean(), {}
+    return optax.squared_error(found[:, 0], labels).mean(), {}
+
+
+def score(
+    outputs: Outputs, task: Task, examples: Examples, batch_size: int, variables: Variables
+) -> dict[str, float]:
+    """Computes the metric of a task on examples; `outputs` should be compiled."""
+    batches = evaluation_batches(examples, batch_size)
+    found = np.concatenate([np.asarray(outputs(variables, b))[:real] for b, real in batches])
+    predicted = found.argmax(-1) if task.classes else found[:, 0]
+    return {task.metric: METRICS[task.metric](predicted, examples["label"])}
