@@ -1,0 +1,23 @@
+"""LoRA on MiniLM and STS-B: how alike are two sentences, from 0 to 5?
+
+    export LORA_JAX_DATA=DIR
+    python -m experiments.finetune --config=configs/finetune_stsb.py --workdir=runs/stsb
+
+DIR holds glue/STS-B/train.tsv and dev.tsv.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import minilm
+from experiments.finetune import defaults
+
+
+def get_config() -> ConfigDict:
+    config = defaults()
+    config.task.name = "stsb"
+    config.model.path = minilm.find()
+    config.model.sha256 = minilm.SHA256
+    config.length = 64  # a pair in one sequence
+    config.targets = ("q_proj", "v_proj", "fc1", "fc2")
+    config.steps = 1000
+    return config
