@@ -10,6 +10,7 @@
 (2, 3)
 """
 
+from lora_jax import hub
 from lora_jax.adapters import stack, unstack
 from lora_jax.api import count_parameters, lift
 from lora_jax.lifting import Delta, DenseFallbackError, Factor, Lifted, Method, Site, Weight
@@ -28,6 +29,7 @@ __all__ = [
     "Site",
     "Weight",
     "count_parameters",
+    "hub",
     "lift",
     "stack",
     "unstack",
