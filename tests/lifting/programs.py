@@ -1,0 +1,42 @@
+"""What a compiled program holds: its instructions by the shape they make, its collectives."""
+
+from __future__ import annotations
+
+import collections
+import re
+from collections.abc import Iterator
+from typing import Any
+
+INSTRUCTION = re.compile(r"= (?P<type>[a-z0-9]+\[[\d,]*\])[^ ]* (?P<operation>[a-z][\w\-]*)\(")
+COLLECTIVE = re.compile(
+    r"= (?P<result>\(?[a-z0-9]+\[.*?) "
+    r"(?P<operation>all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(-start)?\("
+)
+# Not computed: arguments, and other names for them.
+NAMES_ONLY = ("parameter", "bitcast", "get-tuple-element")
+
+
+def made_with_shapes(compiled: Any, shapes: set[tuple[int, ...]]) -> collections.Counter[str]:
+    """How often each operation of a compiled program makes an fp32 array of one of these shapes."""
+    wanted = {f"f32[{','.join(map(str, shape))}]" for shape in shapes}
+    matches = INSTRUCTION.finditer(compiled.as_text())
+    operations = (match["operation"] for match in matches if match["type"] in wanted)
+    return collections.Counter(name for name in operations if name not in NAMES_ONLY)
+
+
+def collectives(compiled: Any) -> collections.Counter[tuple[str, str]]:
+    """How often each collective occurs: (operation, the shapes it makes)."""
+    return collections.Counter(
+        (match["operation"], re.sub(r"\{[\d,]*\}", "", match["result"]))
+        for match in COLLECTIVE.finditer(compiled.as_text())
+    )
+
+
+def equations(jaxpr: Any) -> Iterator[Any]:
+    """Every equation of a jaxpr and of those inside it."""
+    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        yield equation
+        for value in equation.params.values():
+            for inner in value if isinstance(value, (tuple, list)) else (value,):
+                if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
+                    yield from equations(inner)
