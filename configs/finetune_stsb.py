@@ -15,6 +15,7 @@ from experiments.finetune import defaults
 def get_config() -> ConfigDict:
     config = defaults()
     config.task.name = "stsb"
+    config.task.options = ConfigDict()
     config.model.path = minilm.find()
     config.model.sha256 = minilm.SHA256
     config.length = 64  # a pair in one sequence

@@ -42,7 +42,8 @@ RULES = {"lora": training.LORA, "head": training.HEAD_ONLY, "full": training.FUL
 def defaults() -> ConfigDict:
     """Every setting of a run; a config overrides some of them."""
     config = ConfigDict()
-    config.task = ConfigDict({"name": "docstrings", "options": {}})
+    config.task = ConfigDict({"name": "docstrings"})
+    config.task.options = ConfigDict({"train_per_topic": 100, "test_per_topic": 40})
     config.model = ConfigDict({"path": "", "sha256": "", "dtype": "float32"})
     config.model.update(scan=False, remat="none")  # unrolled is faster for few layers on CPU
     config.pooling = "mean"

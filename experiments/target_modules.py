@@ -58,7 +58,8 @@ class Setup(NamedTuple):
 def defaults() -> ConfigDict:
     """Every setting of the study; a config overrides some of them."""
     config = ConfigDict()
-    config.task = ConfigDict({"name": "docstrings", "options": {}})
+    config.task = ConfigDict({"name": "docstrings"})
+    config.task.options = ConfigDict({"train_per_topic": 100, "test_per_topic": 40})
     config.model = ConfigDict({"path": "", "sha256": "", "dtype": "float32", "scan": False})
     config.pooling = "mean"
     config.length = 32  # tokens of an example

@@ -1,0 +1,81 @@
+"""One run, end to end in small on the real encoder."""
+
+import json
+
+import pytest
+
+from tests.experiments.command import TINY, run, run_until
+
+RUN = [
+    "--config=configs/finetune.py",
+    *TINY,
+    "--config.targets='q_proj','v_proj'",
+    "--config.steps=6",
+    "--config.evaluate_every=3",
+    "--config.checkpoint_every=2",
+]
+
+
+@pytest.fixture(scope="module")
+def finished(minilm_dir, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("finetune") / "run"
+    run("finetune", *RUN, f"--workdir={workdir}")
+    return workdir
+
+
+def read_rows(workdir):
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{name: row[name] for name in row if name != "seconds"} for row in rows]
+
+
+@pytest.mark.slow
+def test_it_logs_every_step_and_evaluates_when_asked(finished):
+    rows = read_rows(finished)
+    assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4, 5, 6]
+    assert [row["step"] for row in rows if "eval/accuracy" in row] == [3, 6]
+    results = json.loads((finished / "results.json").read_text())
+    assert results["accuracy"] == rows[-1]["eval/accuracy"]
+    assert results["loss"] == rows[-2]["loss"]
+    assert "<svg" in (finished / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_to_the_same_bits(finished, tmp_path):
+    workdir = tmp_path / "run"
+    command = ["finetune", *RUN, f"--workdir={workdir}"]
+    run_until((workdir / "checkpoints" / "2").exists, *command)
+    said = run(*command)
+    assert "resuming after step" in said
+    assert read_rows(workdir) == read_rows(finished)
+
+
+@pytest.mark.slow
+def test_no_base_weight_is_written(finished):
+    size = sum(path.stat().st_size for path in finished.rglob("*") if path.is_file())
+    assert size < 22_565_376  # a byte a parameter; the weights take four
+
+
+@pytest.mark.slow
+def test_the_plan_is_printed_and_nothing_is_written(minilm_dir, tmp_path):
+    said = run("finetune", *RUN, "--dry_run", f"--workdir={tmp_path / 'run'}")
+    for part in ("layers/q_proj/kernel", "GFLOP a step", "[CLS]", "'frozen': 22565376"):
+        assert part in said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--config.train=lroa", "nearest: lora"),
+        ("--config.targets='q_proj','o_prjo'", "o_proj"),
+        ("--config.optimizer.name=adamv", "adamw"),
+    ],
+)
+def test_a_mistake_is_explained_in_one_line_and_nothing_is_written(
+    flag, message, minilm_dir, tmp_path
+):
+    said = run("finetune", *RUN, f"--workdir={tmp_path / 'run'}", flag, succeeds=False)
+    assert message in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "run").exists()
