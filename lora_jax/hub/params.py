@@ -9,10 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import keystr
 
 from lora_jax.hub.names import Names, Stored
 from lora_jax.hub.safetensors import Index, Tensors
+from lora_jax.lifting import path_name
 
 Shapes = Mapping[str, Any]
 ShardingOf = Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
@@ -49,10 +49,7 @@ def read_params(
     Raises:
         ValueError: a tensor is missing, unexpected, or of a wrong shape or type.
     """
-    shape_of = {
-        keystr(path, simple=True, separator="/"): leaf.shape
-        for path, leaf in jax.tree.leaves_with_path(shapes)
-    }
+    shape_of = {path_name(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(shapes)}
     rows = [row for row in names.stored if row.path in shape_of]
     named = _by_canonical_name(names, tensors)
     sources = [_Source(row, shape_of[row.path], named, tensors, dtype) for row in rows]

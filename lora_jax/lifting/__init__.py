@@ -3,6 +3,7 @@
 from lora_jax.lifting.algebra import Delta, Factor
 from lora_jax.lifting.lift import DenseFallbackError, Lifted, lift_weights
 from lora_jax.lifting.norms import adapted_norm
+from lora_jax.lifting.program import path_name
 from lora_jax.lifting.roles import Weight
 from lora_jax.lifting.site import Method, Site
 
@@ -16,4 +17,5 @@ __all__ = [
     "Weight",
     "adapted_norm",
     "lift_weights",
+    "path_name",
 ]

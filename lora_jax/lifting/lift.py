@@ -189,7 +189,7 @@ def lift_weights(
             )
             for site in sites
         ),
-        num_base_parameters=sum(math.prod(leaf.shape) for leaf in program.leaves),
+        num_base_parameters=sum(math.prod(jnp.shape(leaf)) for leaf in program.leaves),
         strict=strict,
     )
     lifted._report(fallbacks)

@@ -93,7 +93,7 @@ def discover(program: Program) -> dict[str, Weight]:
     candidates = {
         path: leaf
         for path, leaf in leaves.items()
-        if len(leaf.shape) >= 2 and jnp.issubdtype(leaf.dtype, jnp.floating)
+        if jnp.ndim(leaf) >= 2 and jnp.issubdtype(leaf.dtype, jnp.floating)
     }
     interpreter = run_abstractly(program, dict.fromkeys(candidates, Delta()), Interpreter(True))
     uses: dict[str, list[Use]] = {path: [] for path in candidates}

@@ -90,7 +90,8 @@ def reshape(weight: AdaptedWeight, params: dict[str, Any]) -> Moved:
     for olds, news in reshape_groups(old, new):
         sources = [weight.origin[i] for i in olds if old[i] != 1 or len(olds) == 1]
         for j in news:
-            origin[j] = merged_origin(sources)
+            # An axis of size one among others is new, whichever run it fell into.
+            origin[j] = merged_origin(sources) if new[j] != 1 or len(news) == 1 else frozenset()
     return weight.delta.map(lambda factor: _reshape_factor(factor, old, new)), tuple(origin)
 
 

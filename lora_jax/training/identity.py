@@ -10,6 +10,8 @@ from typing import Any, TypeAlias
 import jax
 from ml_collections import ConfigDict
 
+from lora_jax.lifting import path_name
+
 Config: TypeAlias = Mapping[str, Any] | ConfigDict
 Targets: TypeAlias = Sequence[str] | Mapping[str, Any]
 
@@ -59,10 +61,7 @@ def versions() -> dict[str, str]:
 def shapes(tree: Any) -> dict[str, str]:
     """Lists the arrays of a tree: path -> `float32[8,16]`."""
     leaves = jax.tree.leaves_with_path(tree)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): f"{x.dtype}{list(x.shape)}"
-        for path, x in leaves
-    }
+    return {path_name(path): f"{x.dtype}{list(x.shape)}" for path, x in leaves}
 
 
 def differences(

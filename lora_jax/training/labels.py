@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 import jax
 from jaxtyping import PyTree
 
+from lora_jax.lifting import path_name
+
 Rule = tuple[str, str | None]
 
 FROZEN = "frozen"
@@ -119,11 +121,6 @@ def summary(variables: PyTree, labels: PyTree) -> dict[str, int]:
     for x, name in zip(jax.tree.leaves(variables), jax.tree.leaves(labels), strict=True):
         counts[name] += math.prod(x.shape)
     return dict(counts.most_common())
-
-
-def path_name(path: tuple) -> str:
-    """Writes a JAX key path as `adapter/layers/q_proj/kernel/a`."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def nearest(wanted: str, names: Sequence[str], count: int = 3) -> str:

@@ -15,8 +15,8 @@ import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-from lora_jax.lifting import Site
-from lora_jax.training.labels import path_name, split
+from lora_jax.lifting import Site, path_name
+from lora_jax.training.labels import split
 from lora_jax.training.optimizer import Optimizer
 from lora_jax.training.state import TrainState
 
