@@ -24,11 +24,20 @@ def made_with_shapes(compiled: Any, shapes: set[tuple[int, ...]]) -> collections
     return collections.Counter(name for name in operations if name not in NAMES_ONLY)
 
 
-def collectives(compiled: Any) -> collections.Counter[tuple[str, str]]:
-    """How often each collective occurs: (operation, the shapes it makes)."""
+def collectives(compiled: Any) -> collections.Counter[str]:
+    """How often each collective occurs."""
+    return collections.Counter(m["operation"] for m in COLLECTIVE.finditer(compiled.as_text()))
+
+
+def communicated(compiled: Any) -> collections.Counter[tuple[str, str]]:
+    """How often each collective makes an array of each type: ("all-gather", "f32[8,16]").
+
+    XLA combines several arrays into one collective; they are counted one by one.
+    """
     return collections.Counter(
-        (match["operation"], re.sub(r"\{[\d,]*\}", "", match["result"]))
+        (match["operation"], array)
         for match in COLLECTIVE.finditer(compiled.as_text())
+        for array in re.findall(r"[a-z0-9]+\[[\d,]*\]", match["result"])
     )
 
 
