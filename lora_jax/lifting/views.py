@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from lora_jax.lifting.algebra import (
     AdaptedWeight,
@@ -237,6 +238,20 @@ def neg(weight: AdaptedWeight, params: dict[str, Any]) -> Moved:
     return _scaled(weight, jnp.asarray(-1, weight.dtype))
 
 
+def reshard(weight: AdaptedWeight, params: dict[str, Any]) -> Moved:
+    """Each factor goes where the weight's axes that it holds go; its hidden axes are replicated."""
+    target = params["dst_sharding"]
+    mesh = params["concrete_mesh"] or target.mesh
+    entries = (*target.spec, *(None,) * (weight.ndim - len(target.spec)))
+
+    def move(factor: Factor) -> Factor:
+        axes = (entries[axis] if isinstance(axis, int) else None for axis in factor.axes)
+        sharding = NamedSharding(mesh, PartitionSpec(*axes))
+        return Factor(jax.sharding.reshard(factor.array, sharding), factor.axes)
+
+    return weight.delta.map(move), weight.origin
+
+
 VIEWS: dict[str, Rule] = {
     "all_gather": all_gather,
     "broadcast_in_dim": broadcast_in_dim,
@@ -250,6 +265,7 @@ VIEWS: dict[str, Rule] = {
     "neg": neg,
     "reduce_precision": reduce_precision,
     "reshape": reshape,
+    "reshard": reshard,
     "rev": rev,
     "sharding_constraint": unchanged,
     "slice": slice_,
