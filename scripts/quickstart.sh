@@ -25,6 +25,8 @@ ensure_minilm
 cd "$root"
 # The environment holds JAX for CPUs only; without this JAX looks for others and says so.
 export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
+# Large arrays in huge pages, where glibc knows them: without, each step faults its buffers in anew.
+export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
 # Compiled programs are kept, so a second run starts sooner.
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$root/.jax_cache}
 exec "$venv_python" -m experiments.target_modules \
