@@ -33,15 +33,16 @@ REFERENCES = ("head only", "full fine-tuning")  # what no set of targets is reco
 
 TRADEOFF = (
     "Up and to the left is better. Bars are 95 % intervals: of the mean score over the seeds, and "
-    "of the median latency. The references keep the latency of the base."
+    "of the median latency. Hollow: the references, which keep the latency of the base."
 )
 NOTES = (
     "± is the 95 % t-interval of the mean over {seeds} seeds; a seed sets the new weights and the "
     "order of the examples. A step takes {batch} examples of {length} tokens; its time is the "
     "median over all runs of a set, first steps left out. Latency is the median time of a batch of "
-    "{rows} examples, all sets timed in turn; unmerged, the adapter stands beside the frozen "
+    "{rows}, all sets timed in turn; unmerged, the adapter stands beside the frozen "
     "weights; merged, it is added to them. Trainable parameters include the head's."
 )
+CURVES = "Training loss over {window} steps: the mean over the seeds, and their range."
 
 
 class Outcome(NamedTuple):
@@ -59,15 +60,23 @@ class Outcome(NamedTuple):
 
 def choose(outcomes: Sequence[Outcome]) -> Recommendation:
     """Recommends one of the sets of targets."""
-    sets = [as_candidate(outcome) for outcome in outcomes if outcome.name not in REFERENCES]
+    sets, _ = candidates_and_references(outcomes)
     return recommend(sets, cost="latency", format_cost="{:.2f} ms")
+
+
+def candidates_and_references(
+    outcomes: Sequence[Outcome],
+) -> tuple[list[Candidate], list[Candidate]]:
+    """Splits the sets of targets from what they are compared with."""
+    sets = [as_candidate(outcome) for outcome in outcomes if outcome.name not in REFERENCES]
+    references = [as_candidate(outcome) for outcome in outcomes if outcome.name in REFERENCES]
+    return sets, references
 
 
 def as_candidate(outcome: Outcome) -> Candidate:
     """Score against milliseconds with the adapter beside the base."""
-    low, high = (1000 * end for end in outcome.unmerged.interval)
-    cost = 1000 * outcome.unmerged.median
-    return Candidate(outcome.name, outcome.scores, cost, low, high, outcome.trainable)
+    costs = tuple(1000 * outcome.unmerged.seconds)
+    return Candidate(outcome.name, outcome.scores, costs, outcome.trainable)
 
 
 def print_outcomes(console: Console, task: Task, outcomes: Sequence[Outcome]) -> None:
@@ -102,14 +111,21 @@ def write_report(
         length=config.length,
         rows=config.latency.batch_size,
     )
+    sets, references = candidates_and_references(outcomes)
     tradeoff = tradeoff_plot(
-        [as_candidate(outcome) for outcome in outcomes],
-        x_label=f"latency of {config.latency.batch_size} examples, unmerged, ms",
+        sets,
+        references=references,
+        x_label=f"latency of a batch of {config.latency.batch_size}, unmerged, ms",
         y_label=task.metric,
         recommended=chosen.name,
     )
     steps = range(1, config.steps + 1)
-    curves = curves_plot([Curve(outcome.name, steps, outcome.losses) for outcome in outcomes])
+    window = max(1, config.steps // 15)  # the loss of one small batch says little
+    # In the order, and so in the colours, of the plot above.
+    ordered = sorted(outcomes, key=lambda outcome: outcome.name in REFERENCES)
+    curves = curves_plot(
+        [Curve(outcome.name, steps, outcome.losses) for outcome in ordered], window=window
+    )
     table = html.table(outcomes, columns_of(task), highlight=chosen.name)
     repeat = shlex.join(["python", "-m", "experiments.target_modules", *sys.argv[1:]])
     page = render_page(
@@ -118,7 +134,7 @@ def write_report(
             Section("Results", [table, html.paragraph(notes), html.figure(tradeoff, TRADEOFF)]),
             Section(
                 "Learning curves",
-                [html.figure(curves, "Training loss: the mean over seeds, and their range.")],
+                [html.figure(curves, CURVES.format(window=window))],
             ),
             Section("Task", [html.paragraph(task.about)]),
             Section(

@@ -4,7 +4,10 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from lora_jax.evaluation.intervals import Interval, difference_interval, mean_interval
+from lora_jax.evaluation.latency import median_interval
 
 
 class Candidate(NamedTuple):
@@ -13,18 +16,25 @@ class Candidate(NamedTuple):
     name: str
     scores: tuple[float, ...]
     """One a seed; higher is better."""
-    cost: float
-    """Lower is better."""
-    cost_low: float = math.nan
-    """Lower end of the cost's confidence interval; nan: the cost is exact."""
-    cost_high: float = math.nan
+    costs: tuple[float, ...]
+    """One a measurement, lower is better; of all candidates the n-th are measured together."""
     parameters: int = 0
-    """Trainable parameters, which decide between equal costs."""
+    """Trainable parameters, which decide between costs that cannot be told apart."""
 
     @property
     def score(self) -> Interval:
         """Mean score and its interval over the seeds."""
         return mean_interval(self.scores)
+
+    @property
+    def cost(self) -> float:
+        """Median cost."""
+        return float(np.median(self.costs))
+
+    @property
+    def cost_interval(self) -> tuple[float, float]:
+        """95 % interval of the median cost."""
+        return median_interval(np.asarray(self.costs))
 
 
 class Recommendation(NamedTuple):
@@ -44,7 +54,7 @@ def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
       The front by rising cost, and so by rising mean score.
 
     >>> tried = [("q", 0.7, 1), ("all", 0.9, 3), ("k", 0.6, 2)]
-    >>> front = pareto_front([Candidate(name, (score,), cost) for name, score, cost in tried])
+    >>> front = pareto_front([Candidate(name, (score,), (cost,)) for name, score, cost in tried])
     >>> [choice.name for choice in front]
     ['q', 'all']
     """
@@ -63,7 +73,8 @@ def recommend(
     """Choose the cheapest candidate whose score cannot be told from the best.
 
     Two scores can be told apart when the 95 % interval of the difference of their means (Welch)
-    excludes zero. Costs whose intervals overlap count as equal; then fewer parameters win.
+    excludes zero. Two costs can be told apart when the 95 % interval of the median of their
+    ratios, measurement by measurement, excludes one; where they cannot, fewer parameters win.
 
     Args:
       candidates: The choices, at least one.
@@ -74,9 +85,9 @@ def recommend(
       The name of the choice and the reason as one sentence.
 
     Raises:
-      ValueError: If there is no candidate.
+      ValueError: If there is no candidate, or costs cannot be paired.
 
-    >>> choices = [Candidate("q", (0.79, 0.80), 1), Candidate("all", (0.80, 0.81), 3)]
+    >>> choices = [Candidate("q", (0.79, 0.80), (1.0,)), Candidate("all", (0.80, 0.81), (3.0,))]
     >>> recommend(choices).name
     'q'
     """
@@ -87,7 +98,7 @@ def recommend(
         return Recommendation(best.name, _reason_single_seed(best))
     equals = [choice for choice in candidates if _is_as_good(choice, best)]
     cheapest = min(equals, key=lambda choice: choice.cost)
-    tied = [choice for choice in equals if _costs_overlap(choice, cheapest)]
+    tied = [choice for choice in equals if _costs_the_same(choice, cheapest)]
     chosen = min(tied, key=lambda choice: (choice.parameters, choice.cost))
     price = f"{cost} {format_cost.format(chosen.cost)}"
     return Recommendation(chosen.name, _reason(chosen, best, len(equals), len(tied), price))
@@ -103,16 +114,14 @@ def _is_as_good(candidate: Candidate, best: Candidate) -> bool:
     return candidate is best or difference_interval(best.scores, candidate.scores).low <= 0
 
 
-def _costs_overlap(first: Candidate, second: Candidate) -> bool:
-    first_low, first_high = _cost_range(first)
-    second_low, second_high = _cost_range(second)
-    return first_low <= second_high and second_low <= first_high
-
-
-def _cost_range(candidate: Candidate) -> tuple[float, float]:
-    if math.isnan(candidate.cost_low):
-        return candidate.cost, candidate.cost
-    return candidate.cost_low, candidate.cost_high
+def _costs_the_same(candidate: Candidate, cheapest: Candidate) -> bool:
+    if len(candidate.costs) != len(cheapest.costs):
+        raise ValueError(
+            f"{candidate.name} has {len(candidate.costs)} costs and {cheapest.name} "
+            f"{len(cheapest.costs)}: only costs measured together can be compared"
+        )
+    low, _ = median_interval(np.divide(candidate.costs, cheapest.costs))
+    return low <= 1
 
 
 def _reason_single_seed(best: Candidate) -> str:
@@ -130,13 +139,13 @@ def _reason(chosen: Candidate, best: Candidate, equals: int, tied: int, price: s
         )
     merit = f"has the lowest {price}"
     if tied > 1:
-        merit = f"has the fewest trainable parameters of the {tied} that share the lowest {price}"
+        merit = f"trains the fewest parameters of the {tied} that cost the least ({price})"
     if chosen is best:
         return f"{chosen.name} scores best, {_show(chosen.score)}, and {merit}."
     return (
         f"{chosen.name} scores {_show(chosen.score)}, which {len(chosen.scores)} seeds cannot tell "
-        f"from the best ({best.name}, {_show(best.score)}), and of the {equals} such choices "
-        f"it {merit}."
+        f"from the best ({best.name}, {_show(best.score)}), and of {equals} such choices it "
+        f"{merit}."
     )
 
 

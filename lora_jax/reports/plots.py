@@ -52,6 +52,7 @@ def tradeoff_plot(
     *,
     x_label: str,
     y_label: str,
+    references: Sequence[Candidate] = (),
     recommended: str | None = None,
 ) -> str:
     """Plot score against cost, with the intervals of both and the Pareto front.
@@ -60,6 +61,7 @@ def tradeoff_plot(
       candidates: The choices, at least one.
       x_label: What the cost is, with its unit.
       y_label: What the score is.
+      references: What the choices are compared with; drawn hollow and left out of the front.
       recommended: The name of the choice to ring.
 
     Returns:
@@ -72,32 +74,30 @@ def tradeoff_plot(
         raise ValueError("nothing to plot: there is no candidate")
     with mpl.rc_context(STYLE):
         figure, axes = _figure(x_label, y_label)
-        front = pareto_front(candidates)
-        axes.step(
-            [choice.cost for choice in front],
-            [choice.score.mean for choice in front],
-            where="post",
-            color=INK,
-            alpha=0.5,
-            linestyle="--",
-            linewidth=1,
-            label="Pareto front",
-        )
-        for index, choice in enumerate(candidates):
-            _draw_choice(axes, choice, COLORS[index % len(COLORS)], choice.name == recommended)
+        _draw_front(axes, pareto_front(candidates))
+        for index, choice in enumerate((*candidates, *references)):
+            _draw_choice(axes, choice, COLORS[index % len(COLORS)], index < len(candidates))
+            if choice.name == recommended:
+                point = choice.cost, choice.score.mean
+                axes.scatter(*point, s=170, facecolors="none", edgecolors=INK, label="recommended")
         axes.margins(x=0.25, y=0.15)
         axes.legend(loc="lower right")
-        _label_choices(axes, candidates)
+        figure.draw_without_rendering()  # the layout decides where the points come to lie
+        _label_choices(axes, (*candidates, *references))
         return _to_svg(figure)
 
 
-def curves_plot(curves: Sequence[Curve], *, x_label: str = "step", y_label: str = "loss") -> str:
+def curves_plot(
+    curves: Sequence[Curve], *, x_label: str = "step", y_label: str = "loss", window: int = 1
+) -> str:
     """Plot learning curves; of several seeds the mean, and a band from lowest to highest.
 
     Args:
       curves: What to draw, at least one.
       x_label: What the steps are.
       y_label: What the values are.
+      window: Each point is the mean of so many values, at the last of their steps; say so in the
+        caption. At most the number of steps.
 
     Returns:
       An <svg> element.
@@ -110,7 +110,7 @@ def curves_plot(curves: Sequence[Curve], *, x_label: str = "step", y_label: str 
     with mpl.rc_context(STYLE):
         figure, axes = _figure(x_label, y_label)
         for index, curve in enumerate(curves):
-            _draw_curve(axes, curve, COLORS[index % len(COLORS)])
+            _draw_curve(axes, curve, COLORS[index % len(COLORS)], window)
         axes.legend(loc="best", fontsize="small")
         return _to_svg(figure)
 
@@ -122,13 +122,27 @@ def _figure(x_label: str, y_label: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _draw_choice(axes: Axes, choice: Candidate, color: str, is_recommended: bool) -> None:
-    x, y, score = choice.cost, choice.score.mean, choice.score
-    spread = np.nan_to_num([[x - choice.cost_low], [choice.cost_high - x]])
-    rise = np.nan_to_num([[y - score.low], [score.high - y]])
-    axes.errorbar(x, y, yerr=rise, xerr=spread, fmt="o", color=color, capsize=3, elinewidth=1)
-    if is_recommended:
-        axes.scatter(x, y, s=170, facecolors="none", edgecolors=INK, label="recommended")
+def _draw_front(axes: Axes, front: Sequence[Candidate]) -> None:
+    costs, scores = [choice.cost for choice in front], [choice.score.mean for choice in front]
+    axes.step(costs, scores, "--", where="post", color=INK, alpha=0.5, label="Pareto front")
+
+
+def _draw_choice(axes: Axes, choice: Candidate, color: str, is_filled: bool) -> None:
+    low, high = choice.cost_interval
+    spread = [[choice.cost - low], [high - choice.cost]]
+    # A single seed has no interval, and no bar.
+    rise = np.nan_to_num(choice.score.half_width)
+    axes.errorbar(
+        choice.cost,
+        choice.score.mean,
+        xerr=spread,
+        yerr=rise,
+        fmt="o",
+        color=color,
+        markerfacecolor=color if is_filled else "none",
+        capsize=3,
+        elinewidth=1,
+    )
 
 
 def _label_choices(axes: Axes, candidates: Sequence[Candidate]) -> None:
@@ -139,7 +153,7 @@ def _label_choices(axes: Axes, candidates: Sequence[Candidate]) -> None:
     for index in np.argsort(points[:, 1]):
         x, height = points[index]
         for other_x, other_height in placed:
-            if abs(other_x - x) < 8 * line and height - other_height < line:
+            if abs(other_x - x) < 5 * line and height - other_height < line:
                 height = other_height + line
         placed.append((x, height))
         choice = candidates[index]
@@ -149,17 +163,20 @@ def _label_choices(axes: Axes, candidates: Sequence[Candidate]) -> None:
             xytext=(9, (height - points[index, 1]) * 72 / axes.figure.dpi + 4),
             textcoords="offset points",
             fontsize="small",
+            color=COLORS[index % len(COLORS)],
         )
 
 
-def _draw_curve(axes: Axes, curve: Curve, color: str) -> None:
+def _draw_curve(axes: Axes, curve: Curve, color: str, window: int) -> None:
     values = np.atleast_2d(np.asarray(curve.values, np.float64))
     if values.shape[1] != len(curve.steps):
         raise ValueError(f"{curve.name}: {values.shape[1]} values at {len(curve.steps)} steps")
-    axes.plot(curve.steps, values.mean(axis=0), color=color, linewidth=1.6, label=curve.name)
+    values = np.lib.stride_tricks.sliding_window_view(values, window, axis=1).mean(axis=-1)
+    steps = curve.steps[window - 1 :]
+    axes.plot(steps, values.mean(axis=0), color=color, linewidth=1.6, label=curve.name)
     if len(values) > 1:
         low, high = values.min(axis=0), values.max(axis=0)
-        axes.fill_between(curve.steps, low, high, color=color, alpha=0.18, linewidth=0)
+        axes.fill_between(steps, low, high, color=color, alpha=0.18, linewidth=0)
 
 
 def _to_svg(figure: Figure) -> str:

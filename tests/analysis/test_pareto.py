@@ -1,7 +1,6 @@
 """Pareto fronts against their definition, and recommendations that heed the interval."""
 
-import math
-
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,9 +12,7 @@ choices = st.lists(
         Candidate,
         name=st.just("x"),
         scores=st.integers(0, 5).map(lambda score: (score / 5,)),
-        cost=st.integers(1, 5).map(float),
-        cost_low=st.just(math.nan),
-        cost_high=st.just(math.nan),
+        costs=st.integers(1, 5).map(lambda cost: (float(cost),)),
         parameters=st.integers(0, 9),
     ),
     min_size=1,
@@ -25,7 +22,7 @@ choices = st.lists(
 
 def beats(first, second):
     """No worse in both, better in one."""
-    gain, saving = first.scores[0] - second.scores[0], second.cost - first.cost
+    gain, saving = first.scores[0] - second.scores[0], second.costs[0] - first.costs[0]
     return min(gain, saving) >= 0 and max(gain, saving) > 0
 
 
@@ -40,9 +37,9 @@ def test_the_front_holds_exactly_the_unbeaten_choices_by_rising_cost(candidates)
 def test_the_cheapest_indistinguishable_choice_is_recommended():
     advice = recommend(
         [
-            Candidate("head", (0.60, 0.61, 0.59), cost=1),
-            Candidate("q,v", (0.79, 0.80, 0.81), cost=2),
-            Candidate("all", (0.80, 0.81, 0.82), cost=3),
+            Candidate("head", (0.60, 0.61, 0.59), (1.0,)),
+            Candidate("q,v", (0.79, 0.80, 0.81), (2.0,)),
+            Candidate("all", (0.80, 0.81, 0.82), (3.0,)),
         ],
         cost="latency",
         format_cost="{:.1f} ms",
@@ -50,38 +47,57 @@ def test_the_cheapest_indistinguishable_choice_is_recommended():
     assert advice.name == "q,v"
     assert advice.reason == (
         "q,v scores 0.800 ± 0.025, which 3 seeds cannot tell from the best (all, 0.810 ± 0.025), "
-        "and of the 2 such choices it has the lowest latency 2.0 ms."
+        "and of 2 such choices it has the lowest latency 2.0 ms."
     )
 
 
 def test_a_real_difference_outweighs_the_cost():
     advice = recommend(
-        [Candidate("q", (0.70, 0.71, 0.70), 1), Candidate("all", (0.80, 0.81, 0.80), 100)]
+        [Candidate("q", (0.70, 0.71, 0.70), (1.0,)), Candidate("all", (0.80, 0.81, 0.80), (9.0,))]
     )
     assert advice.name == "all"
     assert "larger than chance explains" in advice.reason
 
 
+DRIFT = np.linspace(1, 10, 30)
+SCORES = (0.79, 0.80, 0.81)
+
+
 def test_of_equal_costs_the_fewest_parameters_win():
-    scores = (0.79, 0.80, 0.81)
+    noise = 1 + 0.01 * np.random.default_rng(0).standard_normal((2, 30))
     advice = recommend(
         [
-            Candidate("big", scores, 5.0, cost_low=4.9, cost_high=5.1, parameters=900),
-            Candidate("small", scores, 5.05, cost_low=4.95, cost_high=5.15, parameters=100),
-            Candidate("slow", scores, 9.0, cost_low=8.9, cost_high=9.1, parameters=1),
+            Candidate("big", SCORES, tuple(DRIFT * noise[0]), parameters=900),
+            Candidate("small", SCORES, tuple(DRIFT * noise[1]), parameters=100),
+            Candidate("slow", SCORES, tuple(1.05 * DRIFT), parameters=1),
         ]
     )
     assert advice.name == "small"
-    assert "fewest trainable parameters of the 2" in advice.reason
+    assert "the fewest parameters of the 2 that cost the least" in advice.reason
+
+
+def test_costs_that_differ_in_every_measurement_are_told_apart_whatever_the_drift():
+    cheap = Candidate("cheap", SCORES, tuple(DRIFT), parameters=900)
+    dear = Candidate("dear", SCORES, tuple(1.02 * DRIFT), parameters=100)
+    assert cheap.cost_interval[1] > dear.cost_interval[0], "one by one their intervals overlap"
+    assert recommend([cheap, dear]).name == "cheap"
+
+
+def test_costs_that_were_not_measured_together_are_refused():
+    choices = [Candidate("a", SCORES, (1.0, 2.0)), Candidate("b", SCORES, (1.0,))]
+    with pytest.raises(ValueError, match="only costs measured together"):
+        recommend(choices)
 
 
 def test_a_choice_of_one_seed_is_not_taken_for_as_good_as_the_best():
-    advice = recommend([Candidate("once", (0.80,), 1), Candidate("thrice", (0.80, 0.81, 0.82), 9)])
+    advice = recommend(
+        [Candidate("once", (0.80,), (1.0,)), Candidate("thrice", (0.80, 0.81, 0.82), (9.0,))]
+    )
     assert advice.name == "thrice"
 
 
 def test_a_single_seed_is_said_to_prove_nothing():
-    advice = recommend([Candidate("q", (0.79,), 1), Candidate("all", (0.80,), 3)])
+    advice = recommend([Candidate("q", (0.79,), (1.0,)), Candidate("all", (0.80,), (3.0,))])
     assert advice.name == "all"
     assert "single seed" in advice.reason
 

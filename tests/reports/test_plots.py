@@ -10,11 +10,12 @@ import pytest
 from lora_jax.analysis import Candidate
 from lora_jax.reports import Curve, curves_plot, tradeoff_plot
 
+COSTS = tuple(2 + 0.01 * round_ for round_ in range(10))
 CHOICES = [
-    Candidate("q_proj", (0.70, 0.71, 0.72), 2.0, 1.9, 2.1),
-    Candidate("v_proj", (0.70, 0.71, 0.73), 2.01, 1.9, 2.1),
-    Candidate("all & more", (0.80, 0.81, 0.82), 5.0),
-    Candidate("slow", (0.60,), 6.0),
+    Candidate("q_proj", (0.70, 0.71, 0.72), COSTS),
+    Candidate("v_proj", (0.70, 0.71, 0.73), COSTS),
+    Candidate("all & more", (0.80, 0.81, 0.82), (5.0,)),
+    Candidate("slow", (0.60,), (6.0,)),
 ]
 
 
@@ -50,6 +51,26 @@ def test_names_of_points_that_coincide_do_not_cover_each_other():
     assert places["q_proj"][1] - places["v_proj"][1] >= 10
     assert places["all & more"][0] > places["q_proj"][0]
     assert places["all & more"][1] < places["slow"][1], "a higher score stands higher"
+
+
+def test_references_are_drawn_hollow_and_leave_the_front_as_it_is():
+    axes = {"x_label": "ms", "y_label": "accuracy"}
+    best = Candidate("best of all", (0.9, 0.9), (1.0,))
+    filled = tradeoff_plot([CHOICES[0], best], **axes)
+    hollow = tradeoff_plot([CHOICES[0]], references=[best], **axes)
+    assert "best of all" in hollow
+    assert hollow.count("fill-opacity: 0") > filled.count("fill-opacity: 0")
+
+
+def test_a_window_shows_the_mean_of_so_many_values_at_the_last_step():
+    def ticks(**settings):
+        svg = curves_plot([Curve("a", range(1, 5), [9.0, 1.0, 9.0, 1.0])], **settings)
+        return {element.text for element in parse(svg).iter("text")}
+
+    assert {"2", "8"} <= ticks()
+    smooth = ticks(window=2)
+    assert "5.0" in smooth
+    assert not {"2", "8"} & smooth
 
 
 def test_text_takes_the_colour_of_the_page():
