@@ -6,6 +6,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -123,7 +124,7 @@ def test_gaussian_a_has_standard_deviation_one_over_the_rank():
 def test_the_fan_in_of_a_stacked_weight_with_two_input_axes_leaves_out_the_stack():
     params = {"w": jnp.zeros((3, 10, 20, 30))}
     x = jnp.zeros((2, 10, 20))
-    f = lambda params, x: jnp.einsum("bij,lijo->lbo", x, params["w"])  # noqa: E731
+    f = lambda params, x: jnp.einsum("bij,lijo->lbo", x, params["w"])
     lifted = lora.lift(
         lambda params, x: jax.lax.map(lambda w: jnp.einsum("bij,ijo->bo", x, w), params["w"]),
         params,
@@ -160,7 +161,7 @@ def test_the_same_key_gives_the_same_factors_and_weights_do_not_share_theirs():
 
 def test_a_weight_starts_the_same_whatever_else_is_adapted():
     params = {"v": jnp.zeros((8, 6)), "w": jnp.zeros((8, 6))}
-    f = lambda p, x: x @ p["w"] + x @ p["v"]  # noqa: E731
+    f = lambda p, x: x @ p["w"] + x @ p["v"]
     alone = lift(f, params, targets=("w",), rank=3).init(jax.random.key(4), params)
     both = lift(f, params, targets=("v", "w"), rank=3).init(jax.random.key(4), params)
     np.testing.assert_array_equal(alone["w"]["a"], both["w"]["a"])
@@ -207,7 +208,7 @@ def test_rematerialised_layers_draw_the_same_masks_in_the_backward_pass():
     factors = trained(lifted, STACKED)
 
     def gradient(lifted):
-        loss = lambda factors: jnp.sin(lifted(STACKED, factors, X, rng=jax.random.key(1))).sum()  # noqa: E731
+        loss = lambda factors: jnp.sin(lifted(STACKED, factors, X, rng=jax.random.key(1))).sum()
         return jax.jit(jax.grad(loss))(factors)
 
     jax.tree.map(assert_close, gradient(lifted), gradient(without_remat))
@@ -216,7 +217,7 @@ def test_rematerialised_layers_draw_the_same_masks_in_the_backward_pass():
 def test_every_scanned_layer_draws_its_own_mask():
     """Equal layers on equal inputs differ only by what was dropped."""
     params = {"w": jnp.zeros((3, 8, 6))}
-    each_layer = lambda p, x: jax.lax.map(lambda w: x @ w, p["w"])  # noqa: E731
+    each_layer = lambda p, x: jax.lax.map(lambda w: x @ w, p["w"])
     lifted = lift(each_layer, params, rank=3, dropout=0.5)
     factors = jax.tree.map(
         lambda leaf: jnp.broadcast_to(leaf[:1], leaf.shape), trained(lifted, params)
@@ -267,7 +268,14 @@ def test_dropout_leaves_the_base_path_whole():
 
 
 # ---------------------------------------------------------------------------------------------
-# Bad values
+# Bad values: as a user meets them, without the type checks of the tests
+
+
+@pytest.fixture(autouse=True)
+def without_type_checks():
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.parametrize("rank", [0, -1, 2.5, "8", True])
@@ -284,7 +292,7 @@ def test_a_rank_larger_than_the_matrix_is_refused_before_anything_is_made():
 
 def test_a_rank_as_large_as_the_fused_input_axes_allow_is_accepted():
     params, x = {"w": jnp.zeros((2, 4, 10))}, jnp.zeros((3, 2, 4))
-    f = lambda p, x: jnp.einsum("bhk,hkd->bd", x, p["w"])  # noqa: E731
+    f = lambda p, x: jnp.einsum("bhk,hkd->bd", x, p["w"])
     assert lift(f, params, x, rank=8).sites[0].ins == (0, 1)
     with pytest.raises(ValueError, match="rank 9"):
         lift(f, params, x, rank=9)
