@@ -2,12 +2,14 @@
 
 import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import hypothesis
 import jax
+import jaxtyping
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -54,3 +56,11 @@ def minilm_dir() -> Path:
     if found is None:
         pytest.fail(f"no model.safetensors under {start}")
     return found.parent
+
+
+@pytest.fixture
+def without_type_checks() -> Iterator[None]:
+    """Let values of a wrong type in, as outside of tests, to see what the library says of them."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -248,13 +248,14 @@ def test_a_broken_regular_expression_is_named():
         lift(("(q_proj",))
 
 
-@pytest.mark.parametrize("targets", [(), [], {}])
+@pytest.mark.parametrize("targets", [(), [], {}], ids=str)
 def test_no_targets_are_refused(targets):
     with pytest.raises(ValueError, match="no targets"):
         lift(targets)
 
 
-@pytest.mark.parametrize("targets", [(3,), (None,), (b"q_proj",)])
+@pytest.mark.usefixtures("without_type_checks")
+@pytest.mark.parametrize("targets", [(3,), (None,), (b"q_proj",)], ids=str)
 def test_a_target_that_is_no_string_is_refused(targets):
     with pytest.raises(ValueError, match="string"):
         lift(targets)

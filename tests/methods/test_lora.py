@@ -6,7 +6,6 @@ import math
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 
@@ -268,16 +267,10 @@ def test_dropout_leaves_the_base_path_whole():
 
 
 # ---------------------------------------------------------------------------------------------
-# Bad values: as a user meets them, without the type checks of the tests
+# Bad values
 
 
-@pytest.fixture(autouse=True)
-def without_type_checks():
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
-
-
+@pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize("rank", [0, -1, 2.5, "8", True])
 def test_a_rank_that_is_no_positive_integer_is_refused(rank):
     with pytest.raises(ValueError, match=f"rank.*{rank}"):
@@ -310,6 +303,7 @@ def test_a_dropout_rate_outside_zero_to_one_is_refused(rate):
         lora.LoRA(dropout=rate)
 
 
+@pytest.mark.usefixtures("without_type_checks")
 def test_an_unknown_initialiser_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match=r"kaiming.*gaussian.*'xavier'"):
         lora.LoRA(init_a="xavier")
