@@ -18,9 +18,16 @@ from experiments.target_modules import defaults
 
 def get_config() -> ConfigDict:
     config = defaults()
+    config.task.options.train_per_topic = 120
     config.model.path = minilm.find()
     config.model.sha256 = minilm.SHA256
-    config.length = 24
-    config.target_sets = ("q_proj+v_proj", "o_proj", "fc1+fc2", "o_proj+fc2", "all-linear")
-    config.steps = 75
+    config.length = 24  # half of the docstrings have no more
+    config.target_sets = ("q_proj+v_proj", "o_proj", "o_proj+fc2", "all-linear")
+    config.batch_size = 8
+    config.steps = 180  # each of the 1,440 examples once
+    config.optimizers.head.learning_rate = 2e-2
+    config.optimizers.lora.learning_rate = 2e-3
+    config.optimizers.lora.groups.head.multiplier = 10.0  # so all heads learn alike
+    config.optimizers.full.learning_rate = 2e-4
+    config.optimizers.full.groups.head.multiplier = 100.0
     return config

@@ -45,7 +45,7 @@ def defaults() -> ConfigDict:
     config.task = ConfigDict({"name": "docstrings"})
     config.task.options = ConfigDict({"train_per_topic": 100, "test_per_topic": 40})
     config.model = ConfigDict({"path": "", "sha256": "", "dtype": "float32"})
-    config.model.update(scan=False, remat="none")  # unrolled is faster for few layers on CPU
+    config.model.update(scan=True, remat="none")
     config.pooling = "mean"
     config.length = 32  # tokens of an example
     config.train = "lora"  # or "head", "full"
@@ -67,6 +67,8 @@ def defaults() -> ConfigDict:
 def main(config: ConfigDict, workdir: Path | None) -> None:
     """Trains, or prints the plan if there is no workdir."""
     console = Console(highlight=False, soft_wrap=True)
+    if config.steps < 1:
+        raise ValueError(f"steps = {config.steps}: at least 1 is needed")
     if config.train not in RULES:
         raise ValueError(f"train = {config.train!r}; nearest: {nearest(config.train, list(RULES))}")
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 Main = Callable[[ConfigDict, Path | None], None]
@@ -29,6 +29,7 @@ def launch(main: Main) -> None:
     def run(_: Sequence[str]) -> None:
         if config.value is None:
             sys.exit("error: no --config; try --config=configs/quickstart.py or --help")
+        logging.set_verbosity(logging.WARNING)  # not every attempt to find an accelerator
         directory = None if dry_run.value or not workdir.value else Path(workdir.value)
         if directory is None and not dry_run.value:
             sys.exit("error: no --workdir to write to; --dry_run prints the plan without one")

@@ -38,18 +38,22 @@ Runs = dict[tuple[str, int], Sequence[Row]]  # (name of a choice, seed) -> its m
 
 
 class Choice(NamedTuple):
-    """What is trained: an adapter and the head, the head alone, or everything."""
+    """What is trained: an adapter and the head, the head alone, or everything.
+
+    Attributes:
+      name: "o_proj+fc2", or one of the references.
+      lifted: the encoder with an adapter, if it has one.
+      labels: which variables train.
+      trainable: how many parameters those are.
+      optimizer: of these labels.
+      step: one update, compiled once for all seeds.
+      outputs: the function that is trained.
+    """
 
     name: str
-    rules: Sequence[tuple[str, str | None]]
-    optimizer: ConfigDict
-    lifted: lora.Lifted | None = None
-
-
-class Setup(NamedTuple):
-    """What all seeds of a choice share."""
-
+    lifted: lora.Lifted | None
     labels: Any
+    trainable: int
     optimizer: training.Optimizer
     step: Any
     outputs: Outputs
@@ -60,7 +64,7 @@ def defaults() -> ConfigDict:
     config = ConfigDict()
     config.task = ConfigDict({"name": "docstrings"})
     config.task.options = ConfigDict({"train_per_topic": 100, "test_per_topic": 40})
-    config.model = ConfigDict({"path": "", "sha256": "", "dtype": "float32", "scan": False})
+    config.model = ConfigDict({"path": "", "sha256": "", "dtype": "float32", "scan": True})
     config.pooling = "mean"
     config.length = 32  # tokens of an example
     config.target_sets = ("q_proj+v_proj", "o_proj", lora.ALL_LINEAR)
@@ -88,6 +92,7 @@ def _adamw(learning_rate: float, head: float = 1.0) -> ConfigDict:
 def main(config: ConfigDict, workdir: Path | None) -> None:
     """Runs the study, or prints its plan if there is no workdir."""
     started, console = time.perf_counter(), Console(highlight=False, soft_wrap=True)
+    check(config)
 
     # ---- The task, the frozen base, and what is compared on it
     task = load_task(config.task.name, config.task.options)
@@ -99,7 +104,7 @@ def main(config: ConfigDict, workdir: Path | None) -> None:
     )
     train_set = encode(task.train, base.tokenizer, config.length)
     test_set = encode(task.test, base.tokenizer, config.length)
-    choices = make_choices(config, base, train_set)
+    choices = make_choices(config, task, base, train_set)
     console.print(
         f"{len(choices)} choices x {len(config.seeds)} seeds x {config.steps} steps of "
         f"{config.batch_size} examples of {config.length} tokens"
@@ -124,10 +129,9 @@ def main(config: ConfigDict, workdir: Path | None) -> None:
     latencies = measure_choices(config, base, choices, test_set)
     outcomes = [
         make_outcome(
-            choice.name,
+            choice,
             [runs[choice.name, seed] for seed in config.seeds],
             task.metric,
-            count_trainable(choice, base, task),
             latencies,
         )
         for choice in choices
@@ -137,26 +141,61 @@ def main(config: ConfigDict, workdir: Path | None) -> None:
     console.print(f"{workdir / 'report.html'}, after {time.perf_counter() - started:.0f} s")
 
 
-def make_choices(config: ConfigDict, base: hub.Pretrained, examples: Examples) -> list[Choice]:
-    """Makes the two references, and a choice for each set of targets."""
+def check(config: ConfigDict) -> None:
+    """Refuses what could only fail after hours."""
+    seeds = list(config.seeds)
+    if not seeds or len(set(seeds)) < len(seeds) or any(type(seed) is not int for seed in seeds):
+        raise ValueError(f"seeds = {seeds}: name one or more different whole numbers")
+    if config.steps < 2:
+        raise ValueError(f"steps = {config.steps}: the first compiles, so at least 2 are needed")
+    if config.latency.rounds < 1:
+        raise ValueError(f"latency.rounds = {config.latency.rounds}: at least 1 is needed")
+
+
+def make_choices(
+    config: ConfigDict, task: Task, base: hub.Pretrained, examples: Examples
+) -> list[Choice]:
+    """Makes the two references, and a choice for each set of targets; nothing is compiled yet."""
+    make = partial(make_choice, config, task, base)
     inputs = [examples[name][: config.batch_size] for name in ("ids", "mask", "type_ids")]
     method = lora.LoRA(**config.method)
-    choices = [Choice(HEAD, training.HEAD_ONLY, config.optimizers.head)]
+    choices = [make(HEAD, training.HEAD_ONLY, config.optimizers.head)]
     # A flag on the command line gives one string, such as "o_proj,q_proj+v_proj".
-    for name in ",".join(config.target_sets).split(","):
+    for name in dict.fromkeys(",".join(config.target_sets).split(",")):
         targets = name.split("+")
         lifted = lora.lift(base.apply, base.params, *inputs, method=method, targets=targets)
-        choices.append(Choice(name, training.LORA, config.optimizers.lora, lifted))
-    return [*choices, Choice(FULL, training.FULL, config.optimizers.full)]
+        choices.append(make(name, training.LORA, config.optimizers.lora, lifted))
+    return [*choices, make(FULL, training.FULL, config.optimizers.full)]
 
 
-def set_up(config: ConfigDict, task: Task, base: hub.Pretrained, choice: Choice) -> Setup:
-    """Makes what all seeds of a choice share; nothing is compiled yet."""
-    make = partial(init_variables, base, choice.lifted, task.outputs)
-    labels = training.label(jax.eval_shape(make, jax.random.key(0)), choice.rules)
-    optimizer = training.make_optimizer(choice.optimizer, labels, config.steps)
-    outputs = make_outputs(base, choice.lifted, config.pooling)
-    return Setup(labels, optimizer, training.make_step(partial(loss, outputs), optimizer), outputs)
+def make_choice(
+    config: ConfigDict,
+    task: Task,
+    base: hub.Pretrained,
+    name: str,
+    rules: Sequence[tuple[str, str | None]],
+    optimizer_config: ConfigDict,
+    lifted: lora.Lifted | None = None,
+) -> Choice:
+    """Makes what all seeds of a choice share."""
+    variables = jax.eval_shape(
+        partial(init_variables, base, lifted, task.outputs), jax.random.key(0)
+    )
+    labels = training.label(variables, rules)
+    counts = training.summary(variables, labels)
+    trainable = sum(counts.values()) - counts.get(training.FROZEN, 0)
+    optimizer = training.make_optimizer(optimizer_config, labels, config.steps)
+    outputs = make_outputs(base, lifted, config.pooling)
+    step = training.make_step(partial(loss, outputs), optimizer)
+    return Choice(name, lifted, labels, trainable, optimizer, step, outputs)
+
+
+def start(
+    task: Task, base: hub.Pretrained, choice: Choice, key: jax.Array
+) -> tuple[training.TrainState, Any]:
+    """Makes the state of a run, and what is frozen."""
+    variables = init_variables(base, choice.lifted, task.outputs, key)
+    return training.init_state(variables, choice.labels, choice.optimizer, key)
 
 
 def train_choice(
@@ -169,17 +208,14 @@ def train_choice(
     test_set: Examples,
 ) -> Iterator[tuple[int, Sequence[Row]]]:
     """Trains a choice with each seed, all by one compiled step."""
-    setup = set_up(config, task, base, choice)
-    outputs = jax.jit(setup.outputs)
+    outputs = jax.jit(choice.outputs)
     evaluate = partial(score, outputs, task, test_set, config.evaluation_batch_size)
     for seed in seeds:
-        key = jax.random.key(seed)
-        variables = init_variables(base, choice.lifted, task.outputs, key)
-        state, frozen = training.init_state(variables, setup.labels, setup.optimizer, key)
+        state, frozen = start(task, base, choice, jax.random.key(seed))
         batches = training_batches(train_set, config.batch_size, seed=seed)
         print(f"{choice.name}, seed {seed}", flush=True)
         result = training.train(
-            setup.step, state, frozen, batches, steps=config.steps, evaluate=evaluate
+            choice.step, state, frozen, batches, steps=config.steps, evaluate=evaluate
         )
         yield seed, result.rows
 
@@ -222,33 +258,21 @@ def measure_choices(
 
 
 def make_outcome(
-    name: str,
-    runs: Sequence[Sequence[Row]],
-    metric: str,
-    trainable: int,
-    latencies: Mapping[str, Latency],
+    choice: Choice, runs: Sequence[Sequence[Row]], metric: str, latencies: Mapping[str, Latency]
 ) -> Outcome:
     """Gathers the runs of a choice, one a seed, and what it costs."""
     scores = tuple(rows[-1][f"eval/{metric}"] for rows in runs)
     return Outcome(
-        name=name,
-        trainable=trainable,
+        name=choice.name,
+        trainable=choice.trainable,
         scores=scores,
         score=mean_interval(scores),
         # The first step of a run may compile.
         step_seconds=float(np.median([r["seconds"] for rows in runs for r in rows[1:-1]])),
-        unmerged=latencies[f"{name}, unmerged"],
-        merged=latencies[f"{name}, merged"],
+        unmerged=latencies[f"{choice.name}, unmerged"],
+        merged=latencies[f"{choice.name}, merged"],
         losses=[[row["loss"] for row in rows[:-1]] for rows in runs],
     )
-
-
-def count_trainable(choice: Choice, base: hub.Pretrained, task: Task) -> int:
-    """Counts the parameters that train, those of the head too."""
-    make = partial(init_variables, base, choice.lifted, task.outputs)
-    variables = jax.eval_shape(make, jax.random.key(0))
-    counts = training.summary(variables, training.label(variables, choice.rules))
-    return sum(counts.values()) - counts.get(training.FROZEN, 0)
 
 
 def print_plan(
@@ -264,17 +288,11 @@ def print_plan(
     console.print(f"base: {config.model.path}, {lora.count_parameters(base.params):,} parameters")
     batch = next(training_batches(train_set, config.batch_size, seed=0))
     for choice in choices:
-        setup = set_up(config, task, base, choice)
-        make = partial(init_variables, base, choice.lifted, task.outputs)
-        start = lambda key, make=make, setup=setup: training.init_state(
-            make(key), setup.labels, setup.optimizer, key
-        )
-        state, frozen = jax.eval_shape(start, jax.random.key(0))
-        trainable = count_trainable(choice, base, task)
-        console.print(f"\n{choice.name}: {trainable:,} trainable parameters with the head")
-        console.print(plan.describe_cost(setup.step, state, frozen, batch))
+        state, frozen = jax.eval_shape(partial(start, task, base, choice), jax.random.key(0))
+        console.print(f"\n{choice.name}: {choice.trainable:,} trainable parameters with the head")
+        console.print(plan.describe_cost(choice.step, state, frozen, batch))
         if choice.lifted is not None:
-            console.print(str(choice.lifted))
+            console.print(str(choice.lifted), markup=False)
 
 
 if __name__ == "__main__":

@@ -108,7 +108,8 @@ def test_another_study_in_the_same_workdir_is_refused(finished):
         ("--config.task.name=docstring", "nearest: 'docstrings'"),
         ("--config.method.rank=0", "rank"),
         ("--config.model.sha256=00", "has sha256 53aa"),
-        ("--config.seeds=x", "tuple"),
+        ("--config.seeds=x", "different whole numbers"),
+        ("--config.steps=1", "at least 2"),
         ("--wrokdir=x", "Did you mean: workdir"),
     ],
 )
