@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import jax.numpy as jnp
 from jax import lax
 
 from lora_jax.lifting.algebra import (
@@ -61,6 +62,7 @@ class _Lookup:
     indexed: tuple[int, ...]
     index_axes: tuple[int, ...]  # where the axes of the index stand in the result
     kept: dict[Label, Label]  # axis of the weight -> axis of the result
+    ndim: int  # of the result, which may hold axes of size one besides
 
     def holds(self, factor: Factor) -> bool:
         return set(self.indexed) <= set(factor.axes)
@@ -71,16 +73,17 @@ class _Lookup:
             return factor.with_axes(self.kept)
         if not self.holds(factor):
             raise NoRule("a factor that holds only some of the indexed axes")
-        numbers = self.params["dimension_numbers"]
+        columns = self.params["dimension_numbers"].start_index_map
+        wanted = [k for k, axis in enumerate(columns) if axis in self.indexed]
         rest = [i for i, axis in enumerate(factor.axes) if axis not in self.indexed]
         batch = len(self.index_axes)
         array = lax.gather(
             factor.array,
-            index,
+            index if len(wanted) == len(columns) else index[..., jnp.array(wanted)],
             lax.GatherDimensionNumbers(
                 offset_dims=tuple(range(batch, batch + len(rest))),
                 collapsed_slice_dims=tuple(sorted(factor.axes.index(i) for i in self.indexed)),
-                start_index_map=tuple(factor.axes.index(i) for i in numbers.start_index_map),
+                start_index_map=tuple(factor.axes.index(columns[k]) for k in wanted),
             ),
             tuple(1 if axis in self.indexed else n for axis, n in _sized(factor)),
             unique_indices=self.params["unique_indices"],
@@ -93,7 +96,7 @@ class _Lookup:
 
     def origin(self, weight: AdaptedWeight) -> tuple[Origin, ...]:
         picked = merged_origin([weight.origin[i] for i in self.indexed])
-        origin = [picked] * (len(self.index_axes) + len(self.kept))
+        origin = [picked] * self.ndim
         for old, new in self.kept.items():
             origin[new] = weight.origin[old]  # type: ignore[call-overload]
         return tuple(origin)
@@ -104,19 +107,24 @@ def _sized(factor: Factor) -> list[tuple[Label, int]]:
 
 
 def _plan_lookup(params: dict[str, Any], weight: AdaptedWeight, index: Any) -> _Lookup:
+    """Reads a gather as row indexing, such as ``W[index]`` or `vmap` of ``W[i]``."""
     numbers, sizes = params["dimension_numbers"], params["slice_sizes"]
-    indexed = set(numbers.start_index_map)
-    kept = [i for i in range(weight.ndim) if i not in indexed]
-    whole_rows = all(sizes[i] == weight.shape[i] for i in kept)
-    single_rows = all(sizes[i] == 1 for i in indexed)
-    collapsed = set(numbers.collapsed_slice_dims) == indexed
-    if numbers.operand_batching_dims or not (whole_rows and single_rows and collapsed):
+    collapsed = set(numbers.collapsed_slice_dims)
+    # `vmap` of a dynamic slice gives every axis an index; clipped, that of a whole axis is zero.
+    clipped = params["mode"] != lax.GatherScatterMode.FILL_OR_DROP
+    whole = {i for i in range(weight.ndim) if sizes[i] == weight.shape[i] and i not in collapsed}
+    kept = {i for i in whole if clipped or i not in numbers.start_index_map}
+    indexed = [i for i in range(weight.ndim) if i not in kept]
+    single_rows = all(sizes[i] == 1 and i in numbers.start_index_map for i in indexed)
+    if numbers.operand_batching_dims or not indexed or not single_rows:
         raise NoRule("a gather that is not row indexing")
-    rank = index.ndim - 1 + len(kept)
-    offset = numbers.offset_dims
+    results = [i for i in range(weight.ndim) if i not in collapsed]
+    place = dict(zip(results, numbers.offset_dims, strict=True))
+    ndim = index.ndim - 1 + len(results)
     return _Lookup(
         params,
-        indexed=tuple(sorted(indexed)),
-        index_axes=tuple(i for i in range(rank) if i not in offset),
-        kept=dict(zip(kept, offset, strict=True)),
+        indexed=tuple(indexed),
+        index_axes=tuple(i for i in range(ndim) if i not in numbers.offset_dims),
+        kept={i: place[i] for i in results if i in kept},
+        ndim=ndim,
     )

@@ -44,6 +44,11 @@ ROLES = {
     },
     "experts_dispatched": {"w": ((0,), (1,), (2,))},
     "experts_ragged": {"w": ((0,), (1,), (2,))},
+    "experts_indexed_under_vmap": {"w": ((0,), (1,), (2,))},
+    "equinox_mapped_embedding": {
+        "embed/weight": ((), (0,), (1,)),
+        "linear/weight": ((), (1,), (0,)),
+    },
     "experts_gathered": {"w": ((0,), (1,), (2,))},
     "stacked_layers_indexed_in_python": {"w": ((0,), (1,), (2,))},
     "stacked_layers_indexed_in_a_fori_loop": {"w": ((0,), (1,), (2,))},

@@ -53,4 +53,21 @@ def experts_gathered() -> Case:
     return Case(apply, params, (inputs(4, 8),), targets=("w",))
 
 
-CASES = (experts_dense, experts_dispatched, experts_ragged, experts_gathered)
+def experts_indexed_under_vmap() -> Case:
+    """The same, written for one token and mapped."""
+    params = weights(w=(3, 8, 6))
+    choice = jnp.array([0, 2, 1, 1])
+
+    def apply(params, x):
+        return jax.vmap(lambda expert, row: row @ params["w"][expert])(choice, x)
+
+    return Case(apply, params, (inputs(4, 8),), targets=("w",))
+
+
+CASES = (
+    experts_dense,
+    experts_dispatched,
+    experts_ragged,
+    experts_gathered,
+    experts_indexed_under_vmap,
+)

@@ -108,6 +108,16 @@ def weight_chosen_by_a_mask() -> Case:
     )
 
 
+def weight_that_is_an_output() -> Case:
+    return Case(
+        lambda params, x: (x @ params["w"], params["w"]),
+        weights(w=(8, 6)),
+        (inputs(5, 8),),
+        targets=("w",),
+        fallbacks=frozenset({("w", "return")}),
+    )
+
+
 def branches_of_a_vmapped_cond() -> Case:
     """JAX makes both branches of it, and chooses the *operands* of each row's branch by masks."""
 
@@ -137,5 +147,6 @@ CASES = (
     product_of_two_weights,
     weight_updated_in_a_loop_carry,
     weight_chosen_by_a_mask,
+    weight_that_is_an_output,
     branches_of_a_vmapped_cond,
 )

@@ -117,6 +117,18 @@ def looked_up_by_one_hot() -> Case:
     )
 
 
+def columns_and_rows_by_index() -> Case:
+    """Look-ups along either axis; an index past the end gives the fill value, whatever W is."""
+    params = weights(w=(16, 8))
+
+    def apply(params, ids, x):
+        columns = jnp.take(params["w"], ids % 8, axis=1)
+        rows = jnp.take(params["w"], ids + 8, axis=0, mode="fill", fill_value=3.0)
+        return x @ columns + rows.sum(axis=1)
+
+    return Case(apply, params, (tokens(5), inputs(4, 16)), targets=("w",))
+
+
 def activation_with_a_custom_derivative() -> Case:
     """A custom rule that touches no adapted weight is evaluated as it is, derivative included."""
 
@@ -160,6 +172,7 @@ CASES = (
     weights_that_are_concatenated,
     one_of_two_concatenated_weights,
     looked_up_by_one_hot,
+    columns_and_rows_by_index,
     activation_with_a_custom_derivative,
     model_that_differentiates_itself,
 )
