@@ -16,12 +16,25 @@ COLLECTIVE = re.compile(
 NAMES_ONLY = ("parameter", "bitcast", "get-tuple-element")
 
 
+def instructions(compiled: Any) -> collections.Counter[tuple[str, str]]:
+    """How often each operation makes an array of each type; scalars are not counted.
+
+    (Which fusion is handed a constant such as the scale, and which holds it, is XLA's choice.)
+    """
+    matches = INSTRUCTION.finditer(compiled.as_text())
+    return collections.Counter(
+        (match["operation"], match["type"]) for match in matches if "[]" not in match["type"]
+    )
+
+
 def made_with_shapes(compiled: Any, shapes: set[tuple[int, ...]]) -> collections.Counter[str]:
     """How often each operation of a compiled program makes an fp32 array of one of these shapes."""
     wanted = {f"f32[{','.join(map(str, shape))}]" for shape in shapes}
-    matches = INSTRUCTION.finditer(compiled.as_text())
-    operations = (match["operation"] for match in matches if match["type"] in wanted)
-    return collections.Counter(name for name in operations if name not in NAMES_ONLY)
+    made: collections.Counter[str] = collections.Counter()
+    for (operation, kind), count in instructions(compiled).items():
+        if kind in wanted and operation not in NAMES_ONLY:
+            made[operation] += count
+    return made
 
 
 def collectives(compiled: Any) -> collections.Counter[str]:
