@@ -128,14 +128,10 @@ class Lifted:
         self, weights: Mapping[str, Weight], factors: Factors, rng: jax.Array | None = None
     ) -> dict[str, Delta]:
         self._check_factors(factors)
-        deltas = {}
-        for site in self.sites:
-            weight = weights[site.path]
-            delta = site.method.delta(factors[site.path], weight)
-            if rng is not None and site.method.dropout > 0.0:
-                delta = dataclasses.replace(delta, dropout=_dropout(site, rng))
-            deltas[site.path] = delta
-        return deltas
+        return {
+            site.path: _delta(site, factors[site.path], weights[site.path], rng)
+            for site in self.sites
+        }
 
     def _check_factors(self, factors: Factors) -> None:
         expected = {site.path for site in self.sites}
@@ -148,9 +144,9 @@ class Lifted:
 
     def _report(self, fallbacks: Mapping[Fallback, None]) -> None:
         """Says each (weight, primitive) once in the life of this function."""
+        if self.strict and fallbacks:
+            raise DenseFallbackError("\n".join(map(fallback_sentence, fallbacks)))
         for fallback in fallbacks:
-            if self.strict:
-                raise DenseFallbackError(fallback_sentence(fallback))
             if fallback not in self._reported:
                 self._reported.add(fallback)
                 warnings.warn(fallback_sentence(fallback), stacklevel=3)
@@ -207,20 +203,29 @@ def _replace(params: Any, deltas: Mapping[str, Delta], change: Callable[..., jax
 
 
 def _find_fallbacks(program: Program, sites: Sequence[Site]) -> dict[Fallback, None]:
-    """Where the program, run with factors on shapes alone, needs a dense weight."""
+    """Where the program, run as in training on shapes alone, needs a dense weight."""
     leaves = dict(zip(program.paths, program.leaves, strict=True))
     values = {site.path: leaves[site.path] for site in sites}
     arrays = {site.path: dict(site.arrays) for site in sites}
 
-    def deltas(arrays: Any, values: Any) -> dict[str, Delta]:
+    def deltas(arrays: Any, values: Any, rng: jax.Array) -> dict[str, Delta]:
+        weights = {
+            site.path: dataclasses.replace(site.weight, value=values[site.path]) for site in sites
+        }
         return {
-            site.path: site.method.delta(
-                arrays[site.path], dataclasses.replace(site.weight, value=values[site.path])
-            )
-            for site in sites
+            site.path: _delta(site, arrays[site.path], weights[site.path], rng) for site in sites
         }
 
-    return run_abstractly(program, jax.eval_shape(deltas, arrays, values), Interpreter()).fallbacks
+    shapes = jax.eval_shape(deltas, arrays, values, jax.random.key(0))
+    return run_abstractly(program, shapes, Interpreter()).fallbacks
+
+
+def _delta(site: Site, arrays: Any, weight: Weight, rng: jax.Array | None) -> Delta:
+    """What a site's arrays do to its weight, with dropout where a key is given."""
+    delta = site.method.delta(arrays, weight)
+    if rng is None or site.method.dropout == 0.0:
+        return delta
+    return dataclasses.replace(delta, dropout=_dropout(site, rng))
 
 
 def _owners(fallback: Fallback) -> list[str]:

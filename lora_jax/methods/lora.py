@@ -90,7 +90,7 @@ class LoRA:
         """``ΔW = scale · Σ_rank a[…, rank] · b[rank, …]``."""
         a = Factor(arrays["a"], (*weight.batch, *weight.ins, "rank"))
         b = Factor(arrays["b"], (*weight.batch, "rank", *weight.outs))
-        scale = Factor(jnp.asarray(self.scale, self.dtype), ())
+        scale = Factor(jnp.asarray(self.scale, float), ())  # not rounded to the factors' dtype
         return Delta(terms=((a, b, scale),))
 
     def _check(self, weight: Weight) -> None:

@@ -75,6 +75,15 @@ def test_rslora_scales_by_alpha_over_the_square_root_of_the_rank():
     assert_close(lifted(PARAMS, factors, X), X @ PARAMS["w"] + 12.0 / 2.0 * (X @ a) @ b)
 
 
+def test_the_scale_is_not_rounded_to_the_type_of_the_factors():
+    lifted = lift(rank=3, alpha=16.0, dtype=jnp.bfloat16)  # 16/3 is no bf16 number
+    factors = {
+        "w": {"a": jnp.eye(8, 3, dtype=jnp.bfloat16), "b": jnp.eye(3, 6, dtype=jnp.bfloat16)}
+    }
+    change = lifted(PARAMS, factors, jnp.eye(8)) - PARAMS["w"]
+    assert_close(change, 16.0 / 3.0 * jnp.eye(8, 3) @ jnp.eye(3, 6))
+
+
 @pytest.mark.parametrize("rs", [False, True], ids=["alpha/r", "alpha/sqrt(r)"])
 def test_padding_the_rank_with_zeros_at_the_same_scale_changes_nothing(rs):
     small = lift(rank=2, alpha=6.0, rs=rs)
@@ -264,6 +273,19 @@ def test_dropout_leaves_the_base_path_whole():
     np.testing.assert_array_equal(
         lifted(PARAMS, factors, X, rng=jax.random.key(0)), linear(PARAMS, X)
     )
+
+
+def test_a_use_that_would_lose_its_dropout_is_reported_before_training():
+    """Concatenated weights are made dense for dropout; strict lifting says so at once."""
+    params = {"k": PARAMS["w"], "q": PARAMS["w"]}
+
+    def fused(params, x):
+        return x @ jnp.concatenate([params["q"], params["k"]], axis=1)
+
+    method = lora.LoRA(rank=2, dropout=0.1)
+    with pytest.raises(lora.DenseFallbackError, match=r"'q'.*concatenate"):
+        lora.lift(fused, params, X, targets=("q", "k"), method=method, strict=True)
+    lora.lift(fused, params, X, targets=("q", "k"), method=lora.LoRA(rank=2), strict=True)
 
 
 # ---------------------------------------------------------------------------------------------
