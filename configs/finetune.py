@@ -14,6 +14,7 @@ from experiments.finetune import defaults
 
 def get_config() -> ConfigDict:
     config = defaults()
+    config.model.name = minilm.NAME
     config.model.path = minilm.find()
     config.model.sha256 = minilm.SHA256
     return config

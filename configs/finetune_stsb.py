@@ -16,6 +16,7 @@ def get_config() -> ConfigDict:
     config = defaults()
     config.task.name = "stsb"
     config.task.options = ConfigDict()
+    config.model.name = minilm.NAME
     config.model.path = minilm.find()
     config.model.sha256 = minilm.SHA256
     config.length = 64  # a pair in one sequence

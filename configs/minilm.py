@@ -4,6 +4,7 @@ import importlib.util
 import os
 from pathlib import Path
 
+NAME = "all-MiniLM-L6-v2"
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
@@ -20,4 +21,4 @@ def find() -> str:
     for place in (spec and spec.submodule_search_locations) or ():
         for weights in Path(place).rglob("model.safetensors"):
             return str(weights.parent)
-    return "sentence-transformers/all-MiniLM-L6-v2"
+    return f"sentence-transformers/{NAME}"

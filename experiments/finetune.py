@@ -44,8 +44,8 @@ def defaults() -> ConfigDict:
     config = ConfigDict()
     config.task = ConfigDict({"name": "docstrings"})
     config.task.options = ConfigDict({"train_per_topic": 100, "test_per_topic": 40})
-    config.model = ConfigDict({"path": "", "sha256": "", "dtype": "float32"})
-    config.model.update(scan=True, remat="none")
+    config.model = ConfigDict({"name": "", "path": "", "sha256": ""})
+    config.model.update(dtype="float32", scan=True, remat="none")
     config.pooling = "mean"
     config.length = 32  # tokens of an example
     config.train = "lora"  # or "head", "full"
@@ -74,8 +74,13 @@ def main(config: ConfigDict, workdir: Path | None) -> None:
 
     # ---- The task and the frozen base
     task = load_task(config.task.name, config.task.options)
-    model = config.model.to_dict()
-    base = hub.load_model(model.pop("path"), sha256=model.pop("sha256") or None, **model)
+    base = hub.load_model(
+        config.model.path,
+        dtype=config.model.dtype,
+        sha256=config.model.sha256 or None,
+        scan=config.model.scan,
+        remat=config.model.remat,
+    )
     train_set = encode(task.train, base.tokenizer, config.length)
     test_set = encode(task.test, base.tokenizer, config.length)
     batches = training_batches(train_set, config.batch_size, seed=config.seed)
@@ -142,7 +147,7 @@ def write_report(workdir: Path, config: ConfigDict, task: Task, result: training
         {**scores, "loss": result.last("loss"), "config": config.to_dict(), "versions": versions},
     )
     page = render_page(
-        f"{Path(config.model.path).name} on {task.name}",
+        f"{config.model.name} on {task.name}",
         [
             Section(
                 "Curves",

@@ -31,6 +31,7 @@ from lora_jax import hub, training
 from lora_jax.data import Examples, Task, encode, evaluation_batches, load_task, training_batches
 from lora_jax.evaluation import Latency, mean_interval, measure_latency
 from lora_jax.training.metrics import Row, read_rows
+from lora_jax.training.progress import peak_memory
 from lora_jax.training.workdir import write_text
 
 HEAD, FULL = REFERENCES
@@ -64,7 +65,8 @@ def defaults() -> ConfigDict:
     config = ConfigDict()
     config.task = ConfigDict({"name": "docstrings"})
     config.task.options = ConfigDict({"train_per_topic": 100, "test_per_topic": 40})
-    config.model = ConfigDict({"path": "", "sha256": "", "dtype": "float32", "scan": True})
+    config.model = ConfigDict({"name": "", "path": "", "sha256": ""})
+    config.model.update(dtype="float32", scan=True)
     config.pooling = "mean"
     config.length = 32  # tokens of an example
     config.target_sets = ("q_proj+v_proj", "o_proj", lora.ALL_LINEAR)
@@ -138,7 +140,8 @@ def main(config: ConfigDict, workdir: Path | None) -> None:
     ]
     write_report(workdir, config, task, outcomes)
     print_outcomes(console, task, outcomes)
-    console.print(f"{workdir / 'report.html'}, after {time.perf_counter() - started:.0f} s")
+    seconds, memory = time.perf_counter() - started, peak_memory() / 2**30
+    console.print(f"{workdir / 'report.html'} | {seconds:.0f} s | {memory:.2f} GiB at most")
 
 
 def check(config: ConfigDict) -> None:
@@ -285,7 +288,7 @@ def print_plan(
 ) -> None:
     """Says what would be done: the task, the base, and the sites and the cost of each choice."""
     console.print(plan.describe_task(task, train_set, base.tokenizer), markup=False)
-    console.print(f"base: {config.model.path}, {lora.count_parameters(base.params):,} parameters")
+    console.print(f"base: {config.model.name}, {lora.count_parameters(base.params):,} parameters")
     batch = next(training_batches(train_set, config.batch_size, seed=0))
     for choice in choices:
         state, frozen = jax.eval_shape(partial(start, task, base, choice), jax.random.key(0))

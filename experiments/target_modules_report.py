@@ -142,7 +142,7 @@ def write_report(
                 [html.command(repeat), html.settings(config.to_dict()), html.fields(versions)],
             ),
         ],
-        lead=f"{Path(config.model.path).name} on {task.name}: {len(task.train):,} training and "
+        lead=f"{config.model.name} on {task.name}: {len(task.train):,} training and "
         f"{len(task.test):,} test examples, {config.steps} steps of {config.batch_size}.",
         finding=f"Recommended: {chosen.name}. {chosen.reason}",
     )
