@@ -123,9 +123,14 @@ def main(config: ConfigDict, workdir: Path | None) -> None:
         missing = [seed for seed in config.seeds if (choice.name, seed) not in runs]
         if len(missing) < len(config.seeds):
             console.print(f"{choice.name}: {len(config.seeds) - len(missing)} seeds done before")
-        for seed, rows in train_choice(config, task, base, choice, missing, train_set, test_set):
-            runs[choice.name, seed] = rows
-            append_run(log, choice.name, seed, rows)
+        try:
+            new = train_choice(config, task, base, choice, missing, train_set, test_set)
+            for seed, rows in new:
+                runs[choice.name, seed] = rows
+                append_run(log, choice.name, seed, rows)
+        except (SystemExit, KeyboardInterrupt):
+            console.print(f"Finished runs are in {log}: the same command goes on from there.")
+            raise
 
     # ---- Latency of all choices side by side, and the report
     latencies = measure_choices(config, base, choices, test_set)
