@@ -1,7 +1,6 @@
 """Runs an experiment as a user would, small enough for a test."""
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -41,13 +40,22 @@ def run(name, *flags, succeeds=True):
     return said
 
 
+def start(name, *flags):
+    """Starts, and goes on while the test does; what is printed can be read from its stdout."""
+    return subprocess.Popen(
+        arguments(name, *flags),
+        cwd=ROOT,
+        env={**environment(), "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
 def run_until(is_time, name, *flags):
     """Runs until `is_time()`, then kills the process without a warning."""
-    process = subprocess.Popen(
-        arguments(name, *flags), cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL
-    )
+    process = start(name, *flags)
     while not is_time():
         assert process.poll() is None, "it ended before it was to be killed"
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.communicate()

@@ -1,10 +1,11 @@
 """The study, end to end in small on the real encoder."""
 
 import json
+import signal
 
 import pytest
 
-from tests.experiments.command import TINY, run, run_until
+from tests.experiments.command import TINY, run, run_until, start
 
 STUDY = [
     "--config=configs/quickstart.py",
@@ -87,6 +88,20 @@ def test_a_killed_study_goes_on_where_it_was_and_ends_the_same(finished, tmp_pat
     assert [
         {k: v for k, v in row.items() if k not in measured} for row in read_rows(log.parent)
     ] == [{k: v for k, v in row.items() if k not in measured} for row in read_rows(finished[0])]
+
+
+@pytest.mark.slow
+def test_ctrl_c_says_how_to_go_on(minilm_dir, tmp_path):
+    log = tmp_path / "run" / "metrics.jsonl"
+    flags = [*STUDY, "--config.steps=10000", f"--workdir={tmp_path / 'run'}"]
+    with start("target_modules", *flags) as process:
+        next(line for line in process.stdout if line.startswith("step 1/"))
+        process.send_signal(signal.SIGINT)
+        said = process.stdout.read()
+    assert process.returncode == 130
+    assert "stopped after step" in said
+    assert f"Finished runs are in {log}" in said
+    assert log.read_text() == ""
 
 
 @pytest.mark.slow
