@@ -6,8 +6,23 @@ or, in an environment that has everything,
 
     python -m experiments.target_modules --config=configs/quickstart.py --workdir=runs/quickstart
 
-MiniLM (all-MiniLM-L6-v2, 22.7 M parameters) learns to tell which of twelve topics a docstring of
-the standard library is about.
+MiniLM (all-MiniLM-L6-v2, 22.6 million parameters) learns to tell which of twelve topics a docstring
+of the standard library is about. Split by module file, so that the test modules are unseen, there
+is little to learn: the frozen encoder with a new head is right for 51 % and full fine-tuning for
+53 %. Split by docstring, near-duplicates removed, adapting pays, so that is the split.
+
+Expected, with Python 3.11 (others have other docstrings); the accuracy is the mean of three seeds
+and its 95 % t-interval, over 480 test docstrings, 8 % being chance:
+
+    targets            trainable    accuracy
+    head only              4,620    0.653 ± 0.029
+    q_proj+v_proj         78,348    0.689 ± 0.013    recommended
+    o_proj                41,484    0.678 ± 0.033
+    o_proj+fc2           133,644    0.697 ± 0.013
+    all-linear           336,396    0.694 ± 0.027
+    full fine-tuning  22,569,996    0.713 ± 0.027
+
+It takes 420 s of processor time, compilation included, and 1.7 GiB of memory.
 """
 
 from ml_collections import ConfigDict
@@ -18,17 +33,18 @@ from experiments.target_modules import defaults
 
 def get_config() -> ConfigDict:
     config = defaults()
-    config.task.options.test_per_topic = 80
+    config.task.options.train_per_topic = 120
     config.model.name = minilm.NAME
     config.model.path = minilm.find()
     config.model.sha256 = minilm.SHA256
     config.length = 24  # half of the docstrings have no more
     config.target_sets = ("q_proj+v_proj", "o_proj", "o_proj+fc2", "all-linear")
     config.batch_size = 8
-    config.steps = 150  # each of the 1,200 examples once
+    config.steps = 180  # each of the 1,440 examples once
+    # The best of a few learning rates for each way to train; all heads learn alike.
     config.optimizers.head.learning_rate = 2e-2
     config.optimizers.lora.learning_rate = 2e-3
-    config.optimizers.lora.groups.head.multiplier = 10.0  # so all heads learn alike
+    config.optimizers.lora.groups.head.multiplier = 10.0
     config.optimizers.full.learning_rate = 2e-4
     config.optimizers.full.groups.head.multiplier = 100.0
     return config
