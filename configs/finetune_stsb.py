@@ -21,5 +21,5 @@ def get_config() -> ConfigDict:
     config.model.sha256 = minilm.SHA256
     config.length = 64  # a pair in one sequence
     config.targets = ("q_proj", "v_proj", "fc1", "fc2")
-    config.steps = 1000
+    config.evaluate_every = 0  # only at the end
     return config
