@@ -19,8 +19,6 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 import lora_jax as lora
-from experiments import plan
-from experiments.classifier import init_variables, loss, make_outputs, score
 from experiments.launch import launch
 from lora_jax import hub, training
 from lora_jax.data import Task, encode, load_task, training_batches
@@ -30,10 +28,12 @@ from lora_jax.reports import (
     curves_plot,
     html,
     installed_versions,
+    plan,
     render_page,
     write_page,
     write_results,
 )
+from lora_jax.training.classifier import init_variables, loss, make_outputs, score
 from lora_jax.training.labels import nearest
 
 RULES = {"lora": training.LORA, "head": training.HEAD_ONLY, "full": training.FULL}

@@ -23,13 +23,13 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 import lora_jax as lora
-from experiments import plan
-from experiments.classifier import Outputs, init_variables, loss, make_outputs, score
 from experiments.launch import launch
 from experiments.target_modules_report import REFERENCES, Outcome, print_outcomes, write_report
 from lora_jax import hub, training
 from lora_jax.data import Examples, Task, encode, evaluation_batches, load_task, training_batches
 from lora_jax.evaluation import Latency, mean_interval, measure_latency
+from lora_jax.reports import plan
+from lora_jax.training.classifier import Outputs, init_variables, loss, make_outputs, score
 from lora_jax.training.metrics import Row, read_rows
 from lora_jax.training.progress import peak_memory
 from lora_jax.training.workdir import write_text

@@ -9,10 +9,10 @@ import jax
 import numpy as np
 import optax
 
-import lora_jax as lora
 from lora_jax.data import Examples, Task, evaluation_batches
 from lora_jax.evaluation import METRICS
 from lora_jax.hub import Pretrained
+from lora_jax.lifting import Lifted
 from lora_jax.models.heads import classify, init_classifier, pool
 
 Variables = Mapping[str, Any]
@@ -21,7 +21,7 @@ Outputs = Callable[..., jax.Array]
 
 
 def init_variables(
-    base: Pretrained, lifted: lora.Lifted | None, outputs: int, key: jax.Array
+    base: Pretrained, lifted: Lifted | None, outputs: int, key: jax.Array
 ) -> dict[str, Any]:
     """Puts a new head, and new factors if there is an adapter, beside the params of the base.
 
@@ -42,7 +42,7 @@ def init_variables(
     return variables
 
 
-def make_outputs(base: Pretrained, lifted: lora.Lifted | None, pooling: str) -> Outputs:
+def make_outputs(base: Pretrained, lifted: Lifted | None, pooling: str) -> Outputs:
     """Makes `outputs(variables, batch, rng=None)`, which returns an array [batch, outputs]."""
 
     def outputs(variables: Variables, batch: Batch, rng: jax.Array | None = None) -> jax.Array:

@@ -1,6 +1,6 @@
 """The function that is trained, its loss and its score, against formulas written out in numpy."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import lora_jax as lora
-from experiments.classifier import init_variables, loss, make_outputs, score
 from lora_jax.data import Record, Task
+from lora_jax.hub import Pretrained
+from lora_jax.training.classifier import init_variables, loss, make_outputs, score
 
 DIM, TOKENS = 6, 11
 
@@ -18,22 +19,17 @@ class Config(NamedTuple):
     dim: int = DIM
 
 
-class Base(NamedTuple):
+def encode(params, ids, mask, type_ids):
     """As small as an encoder can be: an embedding, and a matrix."""
-
-    params: Any
-    config: Config = Config()
-
-    @staticmethod
-    def apply(params, ids, mask, type_ids):
-        return params["table"][ids] @ params["proj"]
+    return params["table"][ids] @ params["proj"]
 
 
 @pytest.fixture
 def base():
     random = np.random.default_rng(0)
     params = {"table": random.normal(size=(TOKENS, DIM)), "proj": random.normal(size=(DIM, DIM))}
-    return Base(jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params))
+    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
+    return Pretrained(encode, params, Config(), tokenizer=None)
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments.plan import describe_task, matmul_flops
 from lora_jax.data import Record, Task, encode
 from lora_jax.hub import Tokenizer
+from lora_jax.reports.plan import describe_task, matmul_flops
 
 ROWS, DIM, LAYERS = 5, 8, 7
 
