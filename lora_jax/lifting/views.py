@@ -127,7 +127,7 @@ def _reshape_factor(factor: Factor, old: Sequence[int], new: Sequence[int]) -> F
         real = [axis for axis in olds if old[axis] != 1]
         held = [axis for axis in olds if axis in factor.axes]
         if any(axis in held for axis in real) and not all(axis in held for axis in real):
-            raise NoRule(f"reshape {tuple(old)} -> {tuple(new)} merges an axis of ΔW's two factors")
+            raise NoRule(f"reshape {tuple(old)} -> {tuple(new)} joins axes a factor holds in part")
         order += [factor.axes.index(axis) for axis in held]
         if any(axis in held for axis in real):
             shape += [new[j] for j in news]
