@@ -61,7 +61,7 @@ def record(name: str, model: Any, encoder: Any) -> None:
             torch.nn.init.normal_(parameter, parameter.mean().item(), 0.3)
     config = model.config
     inputs = batch(config.pad_token_id, config.type_vocab_size)
-    outputs = {k: v.numpy().astype(np.int32) for k, v in inputs.items()}
+    outputs: dict[str, Any] = {k: v.numpy().astype(np.int32) for k, v in inputs.items()}
     hidden = encoder(**inputs).last_hidden_state
     probe = torch.randn(hidden.shape) * inputs["attention_mask"][..., None]
     (hidden * probe).sum().backward()
