@@ -257,7 +257,7 @@ def measure_choices(
         variables = init_variables(base, choice.lifted, 1, jax.random.key(0))
         outputs, merged = without_adapter, variables
         if choice.lifted is not None:
-            outputs = jax.jit(make_outputs(base, choice.lifted, config.pooling))
+            outputs = jax.jit(choice.outputs)
             params = choice.lifted.merge(base.params, variables["adapter"])
             merged = {"params": params, "head": variables["head"]}
         calls[f"{choice.name}, unmerged"] = partial(outputs, variables, batch)

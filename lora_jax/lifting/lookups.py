@@ -33,18 +33,18 @@ def gather(call: Call, weight: Any, index: Any) -> Any:
         raise NoRule("an adapted weight used as an index")
     plan = _plan_lookup(call.params, weight, index)
     rows = call.base(weight.base, index)
-    delta = weight.delta.map_values(lambda factor: plan.rows(factor, index))
+    pick = lambda factor: plan.rows(factor, index)
     factors = [factor for term in weight.delta.terms for factor in term if factor.axes]
     if call.discovering or (factors and all(plan.holds(factor) for factor in factors)):
-        dropout = weight.delta.map(lambda factor: plan.rows(factor, index)).dropout
         return dataclasses.replace(
             weight,
             base=rows,
-            delta=dataclasses.replace(delta, dropout=dropout),
+            delta=weight.delta.map(pick),
             origin=plan.origin(weight),
             picked=weight.picked | merged_origin([weight.origin[i] for i in plan.indexed]),
             looked_up=True,
         )
+    delta = weight.delta.map_values(pick)
     sizes = dict(enumerate(rows.shape))
     for term in delta.terms:
         dtype = product_dtype(rows, *(factor.array for factor in term))
