@@ -67,7 +67,7 @@ _LAYER = "encoder.layer.{layer}"
 NAMES = Names(
     prefixes=("bert.", "roberta."),
     # Checkpoints converted from TensorFlow call the parameters of a norm gamma and beta.
-    renames={"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"},
+    renames={r"LayerNorm\.gamma$": "LayerNorm.weight", r"LayerNorm\.beta$": "LayerNorm.bias"},
     stored=(
         Stored("embed/embedding", "embeddings.word_embeddings.weight"),
         Stored("positions/embedding", "embeddings.position_embeddings.weight"),
@@ -89,3 +89,9 @@ NAMES = Names(
         r"(cls|lm_head|classifier|qa_outputs)\..+",
     ),
 )
+
+
+def names(config: BertConfig) -> Names:
+    """The table of tensors, which is the same for every config."""
+    del config
+    return NAMES

@@ -12,14 +12,14 @@ class Family(NamedTuple):
 
     Args:
         read_config: `read_config(fields of config.json, **options)` makes the config of the model.
-        names: the names of its tensors.
+        names: `names(config)` is the table of its tensors.
     """
 
     read_config: Callable[..., Any]
-    names: Names
+    names: Callable[[Any], Names]
 
 
 FAMILIES: dict[str, Family] = {
-    "bert": Family(bert.read_config, bert.NAMES),
-    "roberta": Family(bert.read_config, bert.NAMES),
+    "bert": Family(bert.read_config, bert.names),
+    "roberta": Family(bert.read_config, bert.names),
 }

@@ -23,7 +23,7 @@ class Pretrained(NamedTuple):
             returns hidden states `[batch, length, dim]`.
         params: nested dicts of arrays.
         config: the config of the family.
-        tokenizer: texts to ids.
+        tokenizer: texts to ids; where the directory has no `tokenizer.json`, its use says so.
     """
 
     apply: Callable[..., Array]
@@ -75,11 +75,15 @@ def load_model(
         options = {"scan": scan, "remat": remat, "pooler": pooler}
         options["dtype"] = dtype or _stored_dtype(tensors)
         config = _config(family, fields, options, directory)
-        tokenizer = Tokenizer(directory, pad_id=config.pad_id)
-        _check_vocabulary(tokenizer, config, directory)
+        tokenizer = _tokenizer(directory, config)
         model = build(config)
         params = read_params(
-            tensors, family.names, model.shapes, dtype=dtype, sharding=sharding, ignore=ignore
+            tensors,
+            family.names(config),
+            model.shapes,
+            dtype=dtype,
+            sharding=sharding,
+            ignore=ignore,
         )
     return Pretrained(model.apply, params, config, tokenizer)
 
@@ -109,9 +113,11 @@ def _stored_dtype(tensors: Tensors) -> str:
     return jnp.result_type(*(DTYPES[dtype] for dtype in found or {"F32"})).name
 
 
-def _check_vocabulary(tokenizer: Tokenizer, config: Any, directory: Path) -> None:
-    if tokenizer.vocab_size > config.vocab_size:
+def _tokenizer(directory: Path, config: Any) -> Tokenizer:
+    tokenizer = Tokenizer(directory, pad_id=config.pad_id)
+    if tokenizer.exists and tokenizer.vocab_size > config.vocab_size:
         raise ValueError(
             f"{directory / 'tokenizer.json'} has {tokenizer.vocab_size} tokens, but "
             f"{directory / 'config.json'} makes the vocabulary {config.vocab_size}"
         )
+    return tokenizer

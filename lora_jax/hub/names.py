@@ -1,7 +1,12 @@
 """How the tensors of a family are called in Hugging Face checkpoints, as data."""
 
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
+
+import numpy as np
+
+Index = tuple[slice, ...]
 
 
 class Stored(NamedTuple):
@@ -9,23 +14,67 @@ class Stored(NamedTuple):
 
     Args:
         path: our '/'-joined path.
-        name: name of the tensor; with `{layer}` in it, one tensor per layer, to be stacked.
+        name: name of the tensor. With `{layer}`, or `{layer}` and `{expert}`, in it there is one
+            tensor for each, stacked on leading axes of the parameter in this order.
         transpose: whether the file holds the axes of one tensor in reverse order.
+        part: `(i, n)`: the parameter is the i-th of n equal parts of the tensor along the
+            parameter's last axis, as in a fused query, key and value projection.
+        window: for a convolution whose windows do not overlap, which is a product: the channels
+            and sides of the window, which the file holds as axes of their own after the first.
     """
 
     path: str
     name: str
     transpose: bool = False
+    part: tuple[int, int] = (0, 1)
+    window: tuple[int, ...] = ()
 
     @property
-    def stacked(self) -> bool:
-        """Whether there is one tensor per layer."""
-        return "{layer}" in self.name
+    def stacked_axes(self) -> int:
+        """How many leading axes of the parameter count tensors."""
+        return self.name.count("{")
 
     def names(self, shape: tuple[int, ...]) -> list[str]:
-        """The names of the tensors that make up a parameter of the given shape."""
-        layers = shape[0] if self.stacked else 1
-        return [self.name.format(layer=layer) for layer in range(layers)]
+        """The names of the tensors that make up a parameter of the given shape, in row order."""
+        places = np.ndindex(*shape[: self.stacked_axes])
+        kinds = ("layer", "expert")
+        return [self.name.format(**dict(zip(kinds, place, strict=False))) for place in places]
+
+    def stored_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of one tensor in the files, for a parameter of the given shape.
+
+        >>> Stored("q/kernel", "qkv.weight", transpose=True, part=(0, 3)).stored_shape((8, 4))
+        (12, 8)
+        """
+        *front, last = shape[self.stacked_axes :]
+        one = (*front, last * self.part[1])
+        if self.window:
+            return (one[-1], *self.window)
+        return one[::-1] if self.transpose else one
+
+    def stored_index(self, index: Index, shape: tuple[int, ...]) -> Index:
+        """Where in a tensor of the files the slice at `index` of a parameter lies.
+
+        Args:
+            index: a slice for each axis of the parameter that is not stacked.
+            shape: the shape of the parameter.
+        """
+        size = shape[-1]
+        start, stop, _ = index[-1].indices(size)
+        offset = self.part[0] * size
+        one = (*index[:-1], slice(offset + start, offset + stop))
+        return one[::-1] if self.transpose else one
+
+    def from_file(self, tensor: np.ndarray) -> np.ndarray:
+        """Brings the axes of (a slice of) a tensor of the files into the parameter's order."""
+        if self.window:
+            tensor = tensor.reshape(len(tensor), -1)
+        return tensor.T if self.transpose else tensor
+
+    def to_file(self, array: np.ndarray) -> np.ndarray:
+        """Brings the axes of a parameter, all parts joined, into the files' order."""
+        tensor = array.T if self.transpose else array
+        return tensor.reshape(len(tensor), *self.window) if self.window else tensor
 
 
 class Names(NamedTuple):
@@ -34,7 +83,7 @@ class Names(NamedTuple):
     Args:
         stored: one row per parameter.
         prefixes: what may stand before every name, depending on the class that saved the file.
-        renames: older spellings of the end of a name, and what they became.
+        renames: regular expressions of older spellings of a part of a name, and what they became.
         unused: regular expressions of tensors that are known and not needed.
     """
 
@@ -46,12 +95,11 @@ class Names(NamedTuple):
     def canonical(self, name: str) -> str:
         """Removes the prefix of a tensor name and brings older spellings up to date.
 
-        >>> Names((), prefixes=("bert.",), renames={".gamma": ".weight"}).canonical("bert.n.gamma")
+        >>> Names((), prefixes=("bert.",), renames={r"gamma$": "weight"}).canonical("bert.n.gamma")
         'n.weight'
         """
         for prefix in self.prefixes:
             name = name.removeprefix(prefix)
         for old, new in self.renames.items():
-            if name.endswith(old):
-                return name.removesuffix(old) + new
+            name = re.sub(old, new, name)
         return name

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lora_jax.hub.names import Names, Stored
-from lora_jax.hub.safetensors import Index, Tensors
+from lora_jax.hub.names import Index, Names, Stored
+from lora_jax.hub.safetensors import Tensors
 from lora_jax.lifting import path_name
 
 Shapes = Mapping[str, Any]
@@ -125,24 +125,28 @@ class _Source:
     def read(self, index: Index | None = None) -> np.ndarray:
         """Reads the slice at `index` of the parameter, or all of it."""
         index = index or (slice(None),) * len(self.shape)
-        if not self.row.stacked:
+        axes = self.row.stacked_axes
+        if not axes:
             return self._read_one(self.names[0], index)
-        names = self.names[index[0]]
-        first = self._read_one(names[0], index[1:])
+        places = np.arange(len(self.names)).reshape(self.shape[:axes])[index[:axes]]
+        names = [self.names[i] for i in places.flat]
+        first = self._read_one(names[0], index[axes:])
         stack = np.empty((len(names), *first.shape), first.dtype)
         for i, name in enumerate(names):
-            stack[i] = self._read_one(name, index[1:])
-        return stack
+            stack[i] = self._read_one(name, index[axes:])
+        return stack.reshape(*places.shape, *first.shape)
 
     def _read_one(self, name: str, index: Index) -> np.ndarray:
-        index = index[::-1] if self.row.transpose else index
-        array = self._tensors.read(self._named[name], index)
-        array = array.T if self.row.transpose else array
+        row, shape = self.row, self.shape[self.row.stacked_axes :]
+        if row.window:  # its flat axis cannot be sliced in the file; such a tensor is small
+            array = row.from_file(self._tensors.read(self._named[name]))[index]
+        else:
+            found = self._tensors.read(self._named[name], row.stored_index(index, shape))
+            array = row.from_file(found)
         return array if self._dtype is None else array.astype(self._dtype, copy=False)
 
     def _check_shape(self, name: str) -> None:
-        wanted = self.shape[1:] if self.row.stacked else self.shape
-        wanted = wanted[::-1] if self.row.transpose else wanted
+        wanted = self.row.stored_shape(self.shape)
         found = self._tensors.shape(self._named[name])
         if found != wanted:
             raise ValueError(

@@ -10,12 +10,11 @@ from safetensors import SafetensorError, safe_open
 
 from lora_jax.hub.files import read_json
 from lora_jax.hub.hashes import check_file
+from lora_jax.hub.names import Index
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-
-Index = tuple[slice, ...]
 
 
 class Tensors:

@@ -1,5 +1,6 @@
 """Texts to token ids, by the tokenizer.json that a pretrained model was trained with."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -27,25 +28,38 @@ class Tokenizer:
     """Turns texts, or pairs of texts, into token ids and back.
 
     Args:
-        directory: holds `tokenizer.json`.
+        directory: holds `tokenizer.json`, which is read at the first use.
         pad_id: id that fills up short texts.
 
-    Raises:
+    Raises, at the first use:
         FileNotFoundError: there is no `tokenizer.json`.
         ValueError: the file is corrupt.
     """
 
     def __init__(self, directory: str | Path, *, pad_id: int) -> None:
-        path = Path(directory) / "tokenizer.json"
-        if not path.is_file():
-            raise FileNotFoundError(f"{directory} has no tokenizer.json")
-        try:
-            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises nothing narrower
-            raise ValueError(f"{path} is not a tokenizer: {error}") from error
-        self._tokenizer.no_padding()
+        self._path = Path(directory) / "tokenizer.json"
         self.pad_id = pad_id
-        self.vocab_size: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a file to read."""
+        return self._path.is_file()
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, the added ones included."""
+        return self._tokenizer.get_vocab_size(with_added_tokens=True)
+
+    @functools.cached_property
+    def _tokenizer(self) -> tokenizers.Tokenizer:
+        if not self.exists:
+            raise FileNotFoundError(f"{self._path.parent} has no {self._path.name}")
+        try:
+            tokenizer = tokenizers.Tokenizer.from_file(str(self._path))
+        except Exception as error:  # the library raises nothing narrower
+            raise ValueError(f"{self._path} is not a tokenizer: {error}") from error
+        tokenizer.no_padding()
+        return tokenizer
 
     def encode(
         self,

@@ -149,7 +149,7 @@ class Encoder(nnx.Module):
         hidden = self.embed(ids) + self.types(type_ids) + self.positions(self.number(ids))
         return run_stack(
             self.layers,
-            lambda layer, hidden: layer(hidden, mask),
+            lambda layer, hidden, _: layer(hidden, mask),
             self.embed_norm(hidden),
             scan=self.config.scan,
             remat=self.config.remat,

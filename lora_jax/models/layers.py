@@ -21,18 +21,23 @@ class Linear(nnx.Module):
         outs: size of the last axis of the output.
         dtype: name of the type of the operands and of the output.
         rngs: source of the initial kernel.
+        bias: whether there is a bias.
     """
 
-    def __init__(self, ins: int, outs: int, *, dtype: str, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, ins: int, outs: int, *, dtype: str, rngs: nnx.Rngs, bias: bool = True
+    ) -> None:
         init = nnx.initializers.normal(INIT_SCALE)
         self.kernel = nnx.Param(init(rngs.params(), (ins, outs), jnp.dtype(dtype)))
-        self.bias = nnx.Param(jnp.zeros(outs, dtype))
+        self.bias = nnx.Param(jnp.zeros(outs, dtype)) if bias else None
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "*batch ins"]) -> Float[Array, "*batch outs"]:
         """Maps the last axis."""
         outs = product("...i,io->...o", x, self.kernel[...], self.dtype)
-        return (outs + self.bias[...]).astype(self.dtype)
+        if self.bias is not None:
+            outs = outs + self.bias[...]
+        return outs.astype(self.dtype)
 
 
 class LayerNorm(nnx.Module):
@@ -56,6 +61,30 @@ class LayerNorm(nnx.Module):
         x = x - x.mean(-1, keepdims=True)
         x = x * lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.eps)
         return (x * self.scale[...] + self.bias[...]).astype(self.dtype)
+
+
+class RMSNorm(nnx.Module):
+    """Division of the last axis by its root mean square, in float32 (Zhang and Sennrich, 2019).
+
+    Args:
+        dim: size of the last axis.
+        eps: added to the mean square.
+        dtype: name of the type of the output.
+        from_one: the scale is stored as its difference from 1, as Gemma does.
+    """
+
+    def __init__(self, dim: int, *, eps: float, dtype: str, from_one: bool = False) -> None:
+        self.scale = nnx.Param(jnp.zeros(dim, dtype) if from_one else jnp.ones(dim, dtype))
+        self.eps = eps
+        self.dtype = dtype
+        self.from_one = from_one
+
+    def __call__(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
+        """Normalises the last axis."""
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        x = x * lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.eps)
+        scale = self.scale[...].astype(x.dtype)
+        return (x * (scale + 1 if self.from_one else scale)).astype(self.dtype)
 
 
 class Embedding(nnx.Module):

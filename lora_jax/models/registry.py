@@ -46,7 +46,7 @@ def build(config: Any) -> Model:
     graphdef, state = nnx.split(module)
 
     def apply(params: dict[str, Any], *inputs: Any, **named: Any) -> Array:
-        inputs, named = jax.tree.map(jnp.asarray, (inputs, named))
+        inputs, named = jax.tree.map(_as_array, (inputs, named))
         return nnx.merge(graphdef, params)(*inputs, **named)
 
     return Model(apply, nnx.to_pure_dict(state))
@@ -63,6 +63,11 @@ def init(config: Any, key: PRNGKeyArray) -> dict[str, Any]:
         The params as nested dicts of arrays in `config.dtype`.
     """
     return nnx.to_pure_dict(nnx.state(_make(config, key)))
+
+
+def _as_array(value: Any) -> Any:
+    """Arrays for numbers; names and switches stay what they are."""
+    return value if isinstance(value, bool | str) else jnp.asarray(value)
 
 
 def _make(config: Any, key: PRNGKeyArray) -> nnx.Module:

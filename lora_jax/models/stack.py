@@ -1,14 +1,14 @@
 """Layers of one shape, stacked on a leading axis and applied one after another."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Float
 
 _LayerT = TypeVar("_LayerT", bound=nnx.Module)
+_CarryT = TypeVar("_CarryT")
 
 # What the backward pass keeps of each layer; the rest is computed again.
 REMAT_POLICIES: dict[str, Callable[..., bool]] = {
@@ -34,13 +34,14 @@ def stack_layers(make: Callable[[nnx.Rngs], _LayerT], count: int, rngs: nnx.Rngs
 
 
 def run_stack(
-    layers: _LayerT,
-    call: Callable[[_LayerT, Float[Array, "..."]], Float[Array, "..."]],
-    hidden: Float[Array, "..."],
+    layers: nnx.Module,
+    call: Callable[[Any, _CarryT, Any], _CarryT],
+    carry: _CarryT,
     *,
     scan: bool,
     remat: str,
-) -> Float[Array, "..."]:
+    each: Any = None,
+) -> _CarryT:
     """Applies stacked layers in turn, by one scanned program or by one copy of it per layer.
 
     A scan compiles faster and lets rematerialisation save memory on every backend. Unrolled layers
@@ -48,24 +49,25 @@ def run_stack(
 
     Args:
         layers: the result of `stack_layers`.
-        call: applies one layer to the hidden state.
-        hidden: input of the first layer.
+        call: `call(layer, carry, own)` applies one layer; `own` is the layer's slice of `each`.
+        carry: what the first layer takes: the hidden state, or a tree that holds it.
         scan: compile the layer once and scan over the stack; otherwise unroll it.
         remat: a name in `REMAT_POLICIES`.
+        each: arrays with a leading layer axis that are not parameters, such as each layer's
+            attention window.
 
     Returns:
-        The output of the last layer.
+        What the last layer returns.
     """
     graphdef, stacked = nnx.split(layers)
 
-    def block(hidden: Array, params: nnx.State) -> Array:
-        return call(nnx.merge(graphdef, params), hidden)
+    def block(carry: _CarryT, own: Any) -> _CarryT:
+        params, rest = own
+        return call(nnx.merge(graphdef, params), carry, rest)
 
-    def block_at(hidden: Array, stacked: nnx.State, i: int) -> Array:
+    def block_at(carry: _CarryT, stacks: Any, i: int) -> _CarryT:
         # Sliced in here, so that rematerialisation keeps the stack and no copy of its slices.
-        return block(
-            hidden, jax.tree.map(lambda p: lax.index_in_dim(p, i, keepdims=False), stacked)
-        )
+        return block(carry, jax.tree.map(lambda p: lax.index_in_dim(p, i, keepdims=False), stacks))
 
     if remat != "none":
         policy = REMAT_POLICIES[remat]
@@ -73,7 +75,7 @@ def run_stack(
         block = jax.checkpoint(block, policy=policy, prevent_cse=False)
         block_at = jax.checkpoint(block_at, policy=policy, static_argnums=2)
     if scan:
-        return lax.scan(lambda h, params: (block(h, params), None), hidden, stacked)[0]
+        return lax.scan(lambda h, own: (block(h, own), None), carry, (stacked, each))[0]
     for i in range(jax.tree.leaves(stacked)[0].shape[0]):
-        hidden = block_at(hidden, stacked, i)
-    return hidden
+        carry = block_at(carry, (stacked, each), i)
+    return carry

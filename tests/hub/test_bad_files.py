@@ -119,10 +119,17 @@ def test_an_index_without_a_map(copy):
     refused(copy, "model.safetensors.index.json has no weight_map")
 
 
-@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_missing_file(copy, name):
     (copy / name).unlink()
     refused(copy, copy, name, error=FileNotFoundError)
+
+
+def test_a_missing_tokenizer_is_named_at_its_first_use(copy):
+    (copy / "tokenizer.json").unlink()
+    tokenizer = hub.load_model(copy).tokenizer
+    with pytest.raises(FileNotFoundError, match=r"model has no tokenizer\.json"):
+        tokenizer.encode(["a"])
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt"])

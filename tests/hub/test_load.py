@@ -183,7 +183,7 @@ def original_tensors(params, layers):
     for row in NAMES.stored[:-2]:
         *parents, key = row.path.split("/")
         leaf = functools.reduce(operator.getitem, parents, params)[key]
-        parts = leaf if row.stacked else [leaf]
+        parts = leaf if row.stacked_axes else [leaf]
         for name, part in zip(row.names((layers,)), parts, strict=True):
             tensors[name] = np.ascontiguousarray(part.T if row.transpose else part)
     return tensors

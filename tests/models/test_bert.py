@@ -58,7 +58,7 @@ def original_gradients(expected, layers):
         names = [f"gradient:{name}" for name in row.names((layers,))]
         if names[0] in expected:
             parts = [expected[name].T if row.transpose else expected[name] for name in names]
-            yield row.path, np.stack(parts) if row.stacked else parts[0]
+            yield row.path, np.stack(parts) if row.stacked_axes else parts[0]
 
 
 def random_batch(config, *lengths, seed=0):

@@ -1,0 +1,135 @@
+"""A small random model of the original implementation, and how ours is held against it.
+
+`record` needs torch and transformers; `check` needs neither. So the same cases run from recorded
+files everywhere, and live where the original implementation is installed.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from lora_jax import hub, models
+from lora_jax.hub.families import FAMILIES
+from lora_jax.hub.params import read_params
+from lora_jax.hub.safetensors import open_tensors
+
+# Ten times the usual: gates, softmaxes and norms are then far from linear.
+INIT_RANGE = 0.3
+
+Inputs = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Case:
+    """One model and its inputs.
+
+    Args:
+        make: makes the model of transformers; called with torch seeded.
+        inputs: `inputs(rng)` makes its inputs by their names in transformers.
+        arguments: the names of those inputs that our `apply` takes, in its order.
+        named: our keyword arguments, by the names of those inputs.
+        output: the field of its output to compare.
+        mask: name of the input that says which positions of the output count; None: all do.
+        options: for `hub.load_model`.
+        generate: settings of `generate` of transformers, by a name of ours; the tokens it makes
+            are recorded.
+        tolerance: largest relative error of the output, in the 2-norm.
+    """
+
+    make: Callable[[], Any]
+    inputs: Callable[[np.random.Generator], Inputs]
+    arguments: tuple[str, ...] = ("input_ids", "attention_mask")
+    named: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    output: str = "logits"
+    mask: str | None = "attention_mask"
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    generate: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    tolerance: float = 1e-5
+
+
+def texts(
+    rng: np.random.Generator, vocabulary: int, *lengths: int, pad_id: int = 0, left: bool = False
+) -> Inputs:
+    """Random token ids from 5 upwards, padded to one length, and their mask."""
+    longest = max(lengths)
+    mask = np.array([[1] * n + [0] * (longest - n) for n in lengths], np.int32)
+    mask = mask[:, ::-1].copy() if left else mask
+    ids = rng.integers(5, vocabulary, mask.shape)
+    return {"input_ids": np.where(mask, ids, pad_id).astype(np.int32), "attention_mask": mask}
+
+
+def record(case: Case, directory: Path, seed: int = 0) -> None:
+    """Saves a model as transformers does, with what it computes and its gradients beside it."""
+    import torch
+
+    torch.manual_seed(seed)
+    model = case.make().eval()
+    for parameter in model.parameters():
+        if parameter.ndim == 1:  # norms and biases are ones and zeros otherwise
+            torch.nn.init.normal_(parameter, parameter.mean().item(), INIT_RANGE)
+    rng = np.random.default_rng(seed)
+    inputs = case.inputs(rng)
+    tensors = {name: torch.tensor(value) for name, value in inputs.items()}
+    long = {name: t.long() if t.dtype == torch.int32 else t for name, t in tensors.items()}
+    output = getattr(model(**long), case.output)
+    probe = rng.normal(size=output.shape).astype(np.float32)
+    if case.mask is not None:
+        real = inputs[case.mask]
+        probe *= real.reshape(*real.shape, *[1] * (probe.ndim - real.ndim))
+    (output * torch.tensor(probe)).sum().backward()
+    expected = inputs | {"expected": output.detach().numpy(), "probe": probe}
+    for name, settings in case.generate.items():
+        with torch.no_grad():
+            expected[f"tokens:{name}"] = model.generate(**long, **settings).numpy()
+    model.save_pretrained(directory)
+    # The gradients go through the names and layouts of a checkpoint, so they are saved as one.
+    with torch.no_grad():
+        for parameter in model.parameters():
+            gradient = parameter.grad
+            parameter.copy_(torch.zeros_like(parameter) if gradient is None else gradient)
+    model.save_pretrained(directory / "gradients")
+    (directory / "gradients" / "config.json").unlink()
+    np.savez_compressed(directory / "expected.npz", **expected)
+
+
+def load(case: Case, directory: Path) -> tuple[hub.Pretrained, Any, Inputs]:
+    """Our model of a recorded directory, the gradients of the original as params, and the rest."""
+    model = hub.load_model(directory, **case.options)
+    table = FAMILIES[model.config.model_type].names(model.config)
+    with open_tensors(directory / "gradients") as tensors:
+        gradients = read_params(tensors, table, models.build(model.config).shapes)
+    return model, gradients, dict(np.load(directory / "expected.npz"))
+
+
+def check(case: Case, directory: Path) -> None:
+    """Checks that our output and the gradient of every parameter are those of the original."""
+    model, wanted, expected = load(case, directory)
+    args = [expected[name] for name in case.arguments]
+    named = {ours: expected[name] for ours, name in case.named.items()}
+    probe = expected["probe"]
+
+    def loss(params: Any) -> Any:
+        output = model.apply(params, *args, **named)
+        return (output * probe).sum(), output
+
+    found, output = jax.jit(jax.grad(loss, has_aux=True))(model.params)
+    real = probe != 0
+    assert error(np.where(real, output, 0), np.where(real, expected["expected"], 0)) < (
+        case.tolerance
+    )
+    # The gradient of a key's bias, for one, is rounding alone: a softmax does not see it.
+    floor = 1e-5 * max(np.linalg.norm(leaf) for leaf in jax.tree.leaves(wanted))
+    for (path, ours), theirs in zip(
+        jax.tree.leaves_with_path(found), jax.tree.leaves(wanted), strict=True
+    ):
+        distance = np.linalg.norm(np.asarray(ours) - theirs)
+        assert distance < 1e-4 * np.linalg.norm(theirs) + floor, jax.tree_util.keystr(path)
+
+
+def error(found: Any, wanted: Any) -> float:
+    """The relative error in the 2-norm."""
+    return float(np.linalg.norm(np.asarray(found) - wanted) / np.linalg.norm(wanted))
