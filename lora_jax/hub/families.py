@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from lora_jax.hub import bert
+from lora_jax.hub import bert, gpt2
 from lora_jax.hub.names import Names
 
 
@@ -21,5 +21,6 @@ class Family(NamedTuple):
 
 FAMILIES: dict[str, Family] = {
     "bert": Family(bert.read_config, bert.names),
+    "gpt2": Family(gpt2.read_config, gpt2.names),
     "roberta": Family(bert.read_config, bert.names),
 }

@@ -72,7 +72,9 @@ def load_model(
     fields = read_json(directory / "config.json")
     family = _family(fields, directory)
     with open_tensors(directory, sha256) as tensors:
-        options = {"scan": scan, "remat": remat, "pooler": pooler}
+        options: dict[str, Any] = {"scan": scan, "remat": remat}
+        if pooler:
+            options["pooler"] = True
         options["dtype"] = dtype or _stored_dtype(tensors)
         config = _config(family, fields, options, directory)
         tokenizer = _tokenizer(directory, config)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Collection
 
 import jax.numpy as jnp
 from flax import nnx
@@ -10,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from lora_jax.models.activations import ACTIVATIONS
 from lora_jax.models.attention import attention
+from lora_jax.models.checks import check_name
 from lora_jax.models.layers import DTYPES, Embedding, LayerNorm, Linear
 from lora_jax.models.stack import REMAT_POLICIES, run_stack, stack_layers
 
@@ -62,9 +62,9 @@ class BertConfig:
     def __post_init__(self) -> None:
         if self.dim % self.heads:
             raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}")
-        _check_name("dtype", self.dtype, DTYPES)
-        _check_name("activation", self.activation, ACTIVATIONS)
-        _check_name("remat", self.remat, REMAT_POLICIES)
+        check_name("dtype", self.dtype, DTYPES)
+        check_name("activation", self.activation, ACTIVATIONS)
+        check_name("remat", self.remat, REMAT_POLICIES)
 
     @property
     def max_length(self) -> int:
@@ -161,11 +161,6 @@ class Encoder(nnx.Module):
             return jnp.arange(ids.shape[1])[None]
         real = (ids != self.config.pad_id).astype(jnp.int32)
         return jnp.cumsum(real, axis=1) * real + self.config.pad_id
-
-
-def _check_name(field: str, name: str, known: Collection[str]) -> None:
-    if name not in known:
-        raise ValueError(f"unknown {field} {name!r}; known: {', '.join(known)}")
 
 
 def _check_length(length: int, limit: int) -> None:

@@ -48,6 +48,63 @@ def empty_cache(
     return Cache(zeros, zeros, jnp.full((batch, slots), -1, jnp.int32), jnp.int32(0))
 
 
+def begin(
+    cache: Cache | None, ids: Int[Array, "batch length"], mask: Int[Array, "batch length"] | None
+) -> tuple[Cache | None, Int[Array, "batch length"], Int[Array, "batch keys"]]:
+    """Starts a pass over new tokens.
+
+    Args:
+        cache: what came before; None: nothing did, and nothing is kept.
+        ids: the new tokens.
+        mask: 1 for real tokens, 0 for padding; None: all are real.
+
+    Returns:
+        The cache with the places of the new tokens in it, those places, and the places of all
+        keys that a layer will see.
+
+    Raises:
+        ValueError: the cache has fewer slots than there are new tokens.
+    """
+    mask = jnp.ones_like(ids) if mask is None else mask
+    if cache is None:
+        order = place(mask)
+        return None, order, order
+    slots, length = cache.order.shape[1], ids.shape[1]
+    if length > slots:
+        raise ValueError(f"{length} new tokens, but the cache has {slots} slots")
+    order = place(mask, cache.lengths)
+    kept = lax.dynamic_update_slice(cache.order, order, (jnp.int32(0), cache.used))
+    return cache._replace(order=kept), order, kept
+
+
+def remember(
+    cache: Cache | None,
+    layer: Int[Array, ""],
+    k: Float[Array, "batch length kv_heads dim"],
+    v: Float[Array, "batch length kv_heads dim"],
+) -> tuple[Cache | None, Float[Array, "..."], Float[Array, "..."]]:
+    """Writes one layer's keys and values into the next free slots; returns those of all slots.
+
+    Every layer writes to the same slots: `used` moves only when the pass ends (`advance`).
+    Without a cache the keys and values are returned as they came.
+    """
+    if cache is None:
+        return None, k, v
+    zero = jnp.int32(0)
+    at = (layer, zero, cache.used, zero, zero)
+    cache = cache._replace(
+        k=lax.dynamic_update_slice(cache.k, k[None].astype(cache.k.dtype), at),
+        v=lax.dynamic_update_slice(cache.v, v[None].astype(cache.v.dtype), at),
+    )
+    k, v = (lax.dynamic_index_in_dim(x, layer, keepdims=False) for x in (cache.k, cache.v))
+    return cache, k, v
+
+
+def advance(cache: Cache, length: int) -> Cache:
+    """Ends a pass over `length` tokens."""
+    return cache._replace(used=cache.used + length)
+
+
 def place(
     mask: Int[Array, "batch length"], before: Int[Array, " batch"] | int = 0
 ) -> Int[Array, "batch length"]:
@@ -59,21 +116,6 @@ def place(
     real = (mask != 0).astype(jnp.int32)
     start = jnp.asarray(before, jnp.int32).reshape(-1, 1)
     return jnp.where(real == 1, jnp.cumsum(real, axis=1) - 1 + start, -1)
-
-
-def store(
-    cache: Cache, layer: Int[Array, ""], k: Float[Array, "..."], v: Float[Array, "..."]
-) -> Cache:
-    """Writes the keys and values of one layer, `[batch, length, …]`, into the next free slots.
-
-    `used` stays, so that every layer writes to the same slots; `advance` moves it.
-    """
-    zero = jnp.int32(0)
-    at = (layer, zero, cache.used, zero, zero)
-    return cache._replace(
-        k=lax.dynamic_update_slice(cache.k, k[None].astype(cache.k.dtype), at),
-        v=lax.dynamic_update_slice(cache.v, v[None].astype(cache.v.dtype), at),
-    )
 
 
 def visible(

@@ -1,4 +1,7 @@
-"""From the hidden states of an encoder to one vector, and from it to the logits of classes."""
+"""From the hidden states of an encoder to one vector, and from it to the logits of classes.
+
+Functions for heads that lie beside a model; `tasks` holds the heads that are part of one.
+"""
 
 from typing import Any
 

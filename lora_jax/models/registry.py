@@ -8,10 +8,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, PRNGKeyArray
 
-from lora_jax.models import bert
+from lora_jax.models import bert, gpt2
+from lora_jax.models.cache import Cache, empty_cache
+from lora_jax.models.outputs import check_length
 
 FAMILIES: dict[str, Callable[..., nnx.Module]] = {
     "bert": bert.Encoder,
+    "gpt2": gpt2.GPT2,
     "roberta": bert.Encoder,
 }
 
@@ -20,7 +23,8 @@ class Model(NamedTuple):
     """A model as a function and the shapes of its parameters.
 
     Args:
-        apply: `apply(params, *inputs)`; for an encoder `apply(params, ids, mask, type_ids=None)`.
+        apply: `apply(params, *inputs)`; for an encoder `apply(params, ids, mask, type_ids=None)`,
+            for a decoder `apply(params, ids, mask=None, *, cache=None, outputs="logits")`.
         shapes: the params as nested dicts of `jax.ShapeDtypeStruct`; nothing is allocated.
     """
 
@@ -63,6 +67,24 @@ def init(config: Any, key: PRNGKeyArray) -> dict[str, Any]:
         The params as nested dicts of arrays in `config.dtype`.
     """
     return nnx.to_pure_dict(nnx.state(_make(config, key)))
+
+
+def new_cache(config: Any, batch: int, slots: int) -> Cache:
+    """Makes the empty cache of a decoder.
+
+    Args:
+        config: the config of a decoder.
+        batch: number of texts.
+        slots: number of tokens it can hold, padding included.
+
+    Returns:
+        The cache, in `config.dtype`.
+
+    Raises:
+        ValueError: more slots than the model has positions.
+    """
+    check_length(slots, None, config.max_length)
+    return empty_cache(config.layers, batch, slots, config.kv_heads, config.head_dim, config.dtype)
 
 
 def _as_array(value: Any) -> Any:

@@ -1,6 +1,6 @@
 """Every case, by the name of its folder under tests/fixtures."""
 
-from golden import encoders
+from golden import decoders, encoders
 from golden.case import Case
 
-CASES: dict[str, Case] = {**encoders.CASES}
+CASES: dict[str, Case] = {**encoders.CASES, **decoders.CASES}

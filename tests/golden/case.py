@@ -36,7 +36,9 @@ class Case:
         mask: name of the input that says which positions of the output count; None: all do.
         options: for `hub.load_model`.
         generate: settings of `generate` of transformers, by a name of ours; the tokens it makes
-            are recorded.
+            are recorded as `tokens:NAME`.
+        prompts: like `inputs`, what `generate` starts from (transformers pads it at the left);
+            recorded as `prompt:INPUT`. None: the inputs themselves.
         tolerance: largest relative error of the output, in the 2-norm.
     """
 
@@ -48,6 +50,7 @@ class Case:
     mask: str | None = "attention_mask"
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     generate: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    prompts: Callable[[np.random.Generator], Inputs] | None = None
     tolerance: float = 1e-5
 
 
@@ -73,18 +76,20 @@ def record(case: Case, directory: Path, seed: int = 0) -> None:
             torch.nn.init.normal_(parameter, parameter.mean().item(), INIT_RANGE)
     rng = np.random.default_rng(seed)
     inputs = case.inputs(rng)
-    tensors = {name: torch.tensor(value) for name, value in inputs.items()}
-    long = {name: t.long() if t.dtype == torch.int32 else t for name, t in tensors.items()}
-    output = getattr(model(**long), case.output)
+    output = getattr(model(**_tensors(inputs)), case.output)
     probe = rng.normal(size=output.shape).astype(np.float32)
     if case.mask is not None:
         real = inputs[case.mask]
         probe *= real.reshape(*real.shape, *[1] * (probe.ndim - real.ndim))
     (output * torch.tensor(probe)).sum().backward()
     expected = inputs | {"expected": output.detach().numpy(), "probe": probe}
+    prompts = inputs if case.prompts is None else case.prompts(rng)
     for name, settings in case.generate.items():
         with torch.no_grad():
-            expected[f"tokens:{name}"] = model.generate(**long, **settings).numpy()
+            tokens = model.generate(**_tensors(prompts), **settings)
+        expected[f"tokens:{name}"] = tokens.numpy().astype(np.int32)
+    if case.generate:
+        expected |= {f"prompt:{name}": value for name, value in prompts.items()}
     model.save_pretrained(directory)
     # The gradients go through the names and layouts of a checkpoint, so they are saved as one.
     with torch.no_grad():
@@ -94,6 +99,13 @@ def record(case: Case, directory: Path, seed: int = 0) -> None:
     model.save_pretrained(directory / "gradients")
     (directory / "gradients" / "config.json").unlink()
     np.savez_compressed(directory / "expected.npz", **expected)
+
+
+def _tensors(inputs: Inputs) -> dict[str, Any]:
+    import torch
+
+    tensors = {name: torch.tensor(value) for name, value in inputs.items()}
+    return {name: t.long() if t.dtype == torch.int32 else t for name, t in tensors.items()}
 
 
 def load(case: Case, directory: Path) -> tuple[hub.Pretrained, Any, Inputs]:
