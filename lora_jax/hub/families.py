@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from lora_jax.hub import bert, gpt2
+from lora_jax.hub import bert, decoder, gpt2
 from lora_jax.hub.names import Names
 
 
@@ -19,8 +19,19 @@ class Family(NamedTuple):
     names: Callable[[Any], Names]
 
 
+_DECODER = Family(decoder.read_config, decoder.names)
+
 FAMILIES: dict[str, Family] = {
     "bert": Family(bert.read_config, bert.names),
+    "gemma2": _DECODER,
+    "gemma3": _DECODER,
+    "gemma3_text": _DECODER,
     "gpt2": Family(gpt2.read_config, gpt2.names),
+    "llama": _DECODER,
+    "mistral": _DECODER,
+    "mixtral": _DECODER,
+    "qwen2": _DECODER,
+    "qwen3": _DECODER,
+    "qwen3_moe": _DECODER,
     "roberta": Family(bert.read_config, bert.names),
 }

@@ -5,14 +5,16 @@ Outside this package a model is a function `apply(params, …)` and a nested dic
 
 from lora_jax.models.bert import BertConfig
 from lora_jax.models.cache import Cache
+from lora_jax.models.decoder import DecoderConfig
 from lora_jax.models.gpt2 import GPT2Config, gpt3_config
 from lora_jax.models.heads import classify, init_classifier, normalize, pool, project
-from lora_jax.models.registry import FAMILIES, Model, build, init, new_cache
+from lora_jax.models.registry import FAMILIES, Model, build, init, init_head, new_cache
 
 __all__ = [
     "FAMILIES",
     "BertConfig",
     "Cache",
+    "DecoderConfig",
     "GPT2Config",
     "Model",
     "build",
@@ -20,6 +22,7 @@ __all__ = [
     "gpt3_config",
     "init",
     "init_classifier",
+    "init_head",
     "new_cache",
     "normalize",
     "pool",

@@ -1,7 +1,8 @@
 """The one place where models multiply matrices."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax import lax
+from jaxtyping import Array, Float, Int
 
 
 def product(
@@ -23,3 +24,24 @@ def product(
     """
     total = jnp.promote_types(dtype, jnp.float32)
     return jnp.einsum(spec, x.astype(dtype), y.astype(dtype), preferred_element_type=total)
+
+
+def grouped_product(
+    x: Float[Array, "rows ins"],
+    y: Float[Array, "groups ins outs"],
+    sizes: Int[Array, " groups"],
+    dtype: str,
+) -> Float[Array, "rows outs"]:
+    """Multiplies each group of rows with its own matrix, as `product` does.
+
+    Args:
+        x: the rows, those of the first group first.
+        y: one matrix for each group.
+        sizes: number of rows of each group; they add up to all rows.
+        dtype: name of the type both operands are cast to.
+
+    Returns:
+        The products in the type they were summed in.
+    """
+    total = jnp.promote_types(dtype, jnp.float32)
+    return lax.ragged_dot(x.astype(dtype), y.astype(dtype), sizes, preferred_element_type=total)

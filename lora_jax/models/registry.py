@@ -6,15 +6,23 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
-from lora_jax.models import bert, gpt2
+from lora_jax.models import bert, decoder, gpt2
 from lora_jax.models.cache import Cache, empty_cache
 from lora_jax.models.outputs import check_length
 
 FAMILIES: dict[str, Callable[..., nnx.Module]] = {
     "bert": bert.Encoder,
+    "gemma2": decoder.Decoder,
+    "gemma3_text": decoder.Decoder,
     "gpt2": gpt2.GPT2,
+    "llama": decoder.Decoder,
+    "mistral": decoder.Decoder,
+    "mixtral": decoder.Decoder,
+    "qwen2": decoder.Decoder,
+    "qwen3": decoder.Decoder,
+    "qwen3_moe": decoder.Decoder,
     "roberta": bert.Encoder,
 }
 
@@ -28,7 +36,7 @@ class Model(NamedTuple):
         shapes: the params as nested dicts of `jax.ShapeDtypeStruct`; nothing is allocated.
     """
 
-    apply: Callable[..., Array]
+    apply: Callable[..., Any]
     shapes: dict[str, Any]
 
 
@@ -49,7 +57,7 @@ def build(config: Any) -> Model:
     module = nnx.eval_shape(lambda: _make(config, jax.random.key(0)))
     graphdef, state = nnx.split(module)
 
-    def apply(params: dict[str, Any], *inputs: Any, **named: Any) -> Array:
+    def apply(params: dict[str, Any], *inputs: Any, **named: Any) -> Any:
         inputs, named = jax.tree.map(_as_array, (inputs, named))
         return nnx.merge(graphdef, params)(*inputs, **named)
 
@@ -67,6 +75,31 @@ def init(config: Any, key: PRNGKeyArray) -> dict[str, Any]:
         The params as nested dicts of arrays in `config.dtype`.
     """
     return nnx.to_pure_dict(nnx.state(_make(config, key)))
+
+
+def init_head(config: Any, key: PRNGKeyArray) -> dict[str, Any]:
+    """Makes a fresh head, for the params of a pretrained encoder that were read without one.
+
+    Args:
+        config: the config of an encoder with a `head`.
+        key: the source of randomness.
+
+    Returns:
+        What belongs under "head" in the params.
+
+    Raises:
+        ValueError: the config has no head.
+
+    >>> from lora_jax.models.bert import BertConfig
+    >>> config = BertConfig(dim=8, heads=2, layers=3, head="classification", classes=5)
+    >>> init_head(config, jax.random.key(0))["out_proj"]["kernel"].shape
+    (8, 5)
+    """
+    if getattr(config, "head", None) is None:
+        raise ValueError("the config has no head; give it one with dataclasses.replace")
+    # Compiled, so that the weights of the encoder are never made.
+    head: dict[str, Any] = jax.jit(lambda key: init(config, key)["head"])(key)
+    return head
 
 
 def new_cache(config: Any, batch: int, slots: int) -> Cache:
