@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from lora_jax.hub.heads import read_head
 from lora_jax.hub.names import Names, Stored
 from lora_jax.models.bert import BertConfig
 
@@ -20,11 +21,14 @@ _FIELDS = {
 }
 
 
-def read_config(fields: Mapping[str, Any], **options: Any) -> BertConfig:
+def read_config(
+    fields: Mapping[str, Any], *, head: str | None = None, **options: Any
+) -> BertConfig:
     """Makes the config of a BERT or RoBERTa from the fields of its config.json.
 
     Args:
         fields: the content of config.json.
+        head: the head to read, or None.
         **options: fields of `BertConfig` that the file does not decide, such as `scan`.
 
     Returns:
@@ -47,18 +51,20 @@ def read_config(fields: Mapping[str, Any], **options: Any) -> BertConfig:
         model_type=model_type,
         positions_skip_padding=model_type == "roberta",
         **sizes,
+        **read_head(fields, head),
         **options,
     )
 
 
-def _linear(path: str, name: str) -> tuple[Stored, Stored]:
-    # torch.nn.Linear keeps its weight as [out, in].
+def linear(path: str, name: str) -> tuple[Stored, Stored]:
+    """The rows of a dense layer; torch.nn.Linear keeps its weight as [out, in]."""
     return Stored(f"{path}/kernel", f"{name}.weight", transpose=True), Stored(
         f"{path}/bias", f"{name}.bias"
     )
 
 
-def _norm(path: str, name: str) -> tuple[Stored, Stored]:
+def norm(path: str, name: str) -> tuple[Stored, Stored]:
+    """The rows of a layer normalisation."""
     return Stored(f"{path}/scale", f"{name}.weight"), Stored(f"{path}/bias", f"{name}.bias")
 
 
@@ -72,16 +78,16 @@ NAMES = Names(
         Stored("embed/embedding", "embeddings.word_embeddings.weight"),
         Stored("positions/embedding", "embeddings.position_embeddings.weight"),
         Stored("types/embedding", "embeddings.token_type_embeddings.weight"),
-        *_norm("embed_norm", "embeddings.LayerNorm"),
-        *_linear("layers/q_proj", f"{_LAYER}.attention.self.query"),
-        *_linear("layers/k_proj", f"{_LAYER}.attention.self.key"),
-        *_linear("layers/v_proj", f"{_LAYER}.attention.self.value"),
-        *_linear("layers/o_proj", f"{_LAYER}.attention.output.dense"),
-        *_norm("layers/attention_norm", f"{_LAYER}.attention.output.LayerNorm"),
-        *_linear("layers/fc1", f"{_LAYER}.intermediate.dense"),
-        *_linear("layers/fc2", f"{_LAYER}.output.dense"),
-        *_norm("layers/output_norm", f"{_LAYER}.output.LayerNorm"),
-        *_linear("pooler", "pooler.dense"),
+        *norm("embed_norm", "embeddings.LayerNorm"),
+        *linear("layers/q_proj", f"{_LAYER}.attention.self.query"),
+        *linear("layers/k_proj", f"{_LAYER}.attention.self.key"),
+        *linear("layers/v_proj", f"{_LAYER}.attention.self.value"),
+        *linear("layers/o_proj", f"{_LAYER}.attention.output.dense"),
+        *norm("layers/attention_norm", f"{_LAYER}.attention.output.LayerNorm"),
+        *linear("layers/fc1", f"{_LAYER}.intermediate.dense"),
+        *linear("layers/fc2", f"{_LAYER}.output.dense"),
+        *norm("layers/output_norm", f"{_LAYER}.output.LayerNorm"),
+        *linear("pooler", "pooler.dense"),
     ),
     unused=(
         r"embeddings\.position_ids",
@@ -91,7 +97,40 @@ NAMES = Names(
 )
 
 
+_BERT_POOLED = (*linear("head/dense", "pooler.dense"), *linear("head/out_proj", "classifier"))
+_ROBERTA_POOLED = (
+    *linear("head/dense", "classifier.dense"),
+    *linear("head/out_proj", "classifier.out_proj"),
+)
+
+HEADS: dict[str, dict[str, tuple[Stored, ...]]] = {
+    "bert": {
+        "classification": _BERT_POOLED,
+        "regression": _BERT_POOLED,
+        "multiple_choice": _BERT_POOLED,
+        "token_classification": linear("head/out_proj", "classifier"),
+        "masked_lm": (
+            *linear("head/dense", "cls.predictions.transform.dense"),
+            *norm("head/norm", "cls.predictions.transform.LayerNorm"),
+            Stored("head/bias", "cls.predictions.bias"),
+        ),
+    },
+    "roberta": {
+        "classification": _ROBERTA_POOLED,
+        "regression": _ROBERTA_POOLED,
+        "multiple_choice": _BERT_POOLED,
+        "token_classification": linear("head/out_proj", "classifier"),
+        "masked_lm": (
+            *linear("head/dense", "lm_head.dense"),
+            *norm("head/norm", "lm_head.layer_norm"),
+            Stored("head/bias", "lm_head.bias"),
+        ),
+    },
+}
+
+
 def names(config: BertConfig) -> Names:
-    """The table of tensors, which is the same for every config."""
-    del config
-    return NAMES
+    """The table of tensors, with those of the head that the config asks for."""
+    if config.head is None:
+        return NAMES
+    return NAMES._replace(stored=NAMES.stored + HEADS[config.model_type][config.head])

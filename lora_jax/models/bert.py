@@ -12,6 +12,7 @@ from lora_jax.models.attention import attention
 from lora_jax.models.checks import check_name
 from lora_jax.models.layers import DTYPES, Embedding, LayerNorm, Linear
 from lora_jax.models.stack import REMAT_POLICIES, run_stack, stack_layers
+from lora_jax.models.task_heads import check_head, make_head, predict
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,13 +34,16 @@ class BertConfig:
         activation: a name in `ACTIVATIONS`.
         eps: added to the variance in layer normalisation.
         pooler: keep BERT's pooler (dense layer of the first token) among the parameters, for
-            `heads.project`.
+            `heads.project`; a head has its own.
+        head: what is computed from the hidden states, a name in `task_heads.HEADS`; None: nothing.
+        classes: number of classes, for heads that have several outputs.
         dtype: name of the type of activations and of the operands of products.
         scan: scan over the layers; otherwise unroll them, which is faster for few layers on CPU.
         remat: what the backward pass keeps, a name in `REMAT_POLICIES`.
 
     Raises:
-        ValueError: `dim` is not a multiple of `heads`, or a name is unknown.
+        ValueError: `dim` is not a multiple of `heads`, a name is unknown, or both a pooler and a
+            head are asked for.
     """
 
     model_type: str = "bert"
@@ -55,6 +59,8 @@ class BertConfig:
     activation: str = "gelu"
     eps: float = 1e-12
     pooler: bool = False
+    head: str | None = None
+    classes: int = 2
     dtype: str = "float32"
     scan: bool = True
     remat: str = "none"
@@ -65,6 +71,9 @@ class BertConfig:
         check_name("dtype", self.dtype, DTYPES)
         check_name("activation", self.activation, ACTIVATIONS)
         check_name("remat", self.remat, REMAT_POLICIES)
+        check_head(self.head, self.classes)
+        if self.pooler and self.head:
+            raise ValueError(f"pooler is for models without a head, but head is {self.head!r}")
 
     @property
     def max_length(self) -> int:
@@ -107,7 +116,7 @@ class Layer(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    """Token ids to hidden states.
+    """Token ids to hidden states, or to the logits of a head.
 
     Args:
         config: the sizes.
@@ -123,9 +132,22 @@ class Encoder(nnx.Module):
         self.layers = stack_layers(functools.partial(Layer, config), config.layers, rngs)
         if config.pooler:
             self.pooler = Linear(config.dim, config.dim, dtype=config.dtype, rngs=rngs)
+        if config.head is not None:
+            # RoBERTa's masked language model has this activation whatever its layers have.
+            masked = "gelu" if config.model_type == "roberta" else config.activation
+            self.head = make_head(config, rngs, masked=masked, table_dim=config.dim)
         self.config = config
 
     def __call__(
+        self,
+        ids: Int[Array, "*batch length"],
+        mask: Int[Array, "*batch length"],
+        type_ids: Int[Array, "*batch length"] | None = None,
+    ) -> Float[Array, "..."]:
+        """Encodes a batch of token sequences and applies the head, as `task_heads.predict` says."""
+        return predict(self, ids, mask, type_ids)
+
+    def encode(
         self,
         ids: Int[Array, "batch length"],
         mask: Int[Array, "batch length"],

@@ -1,6 +1,6 @@
 """From the hidden states of an encoder to one vector, and from it to the logits of classes.
 
-Functions for heads that lie beside a model; `tasks` holds the heads that are part of one.
+Functions for heads that lie beside a model; `task_heads` holds those that are part of one.
 """
 
 from typing import Any

@@ -20,6 +20,9 @@ from lora_jax.hub.safetensors import open_tensors
 # Ten times the usual: gates, softmaxes and norms are then far from linear.
 INIT_RANGE = 0.3
 
+# Nearly all of the time of a tiny model is its compilation, which is so seven times faster.
+QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+
 Inputs = dict[str, np.ndarray]
 
 
@@ -39,6 +42,7 @@ class Case:
             are recorded as `tokens:NAME`.
         prompts: like `inputs`, what `generate` starts from (transformers pads it at the left);
             recorded as `prompt:INPUT`. None: the inputs themselves.
+        tokenizer: writes a tokenizer.json into the directory of the model; None: there is none.
         tolerance: largest relative error of the output, in the 2-norm.
     """
 
@@ -51,6 +55,7 @@ class Case:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     generate: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     prompts: Callable[[np.random.Generator], Inputs] | None = None
+    tokenizer: Callable[[Path], None] | None = None
     tolerance: float = 1e-5
 
 
@@ -91,6 +96,8 @@ def record(case: Case, directory: Path, seed: int = 0) -> None:
     if case.generate:
         expected |= {f"prompt:{name}": value for name, value in prompts.items()}
     model.save_pretrained(directory)
+    if case.tokenizer is not None:
+        case.tokenizer(directory)
     # The gradients go through the names and layouts of a checkpoint, so they are saved as one.
     with torch.no_grad():
         for parameter in model.parameters():
@@ -128,7 +135,7 @@ def check(case: Case, directory: Path) -> None:
         output = model.apply(params, *args, **named)
         return (output * probe).sum(), output
 
-    found, output = jax.jit(jax.grad(loss, has_aux=True))(model.params)
+    found, output = jax.jit(jax.grad(loss, has_aux=True), compiler_options=QUICK)(model.params)
     real = probe != 0
     assert error(np.where(real, output, 0), np.where(real, expected["expected"], 0)) < (
         case.tolerance

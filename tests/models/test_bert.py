@@ -1,4 +1,4 @@
-"""The encoders compute what the original implementations compute, however they are compiled."""
+"""BERT and RoBERTa compute the same however they are compiled, and nothing of padding."""
 
 import dataclasses
 from pathlib import Path
@@ -9,14 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from safetensors.numpy import load_file
 
 from lora_jax import hub, models
-from lora_jax.hub.bert import NAMES
 from lora_jax.models.stack import REMAT_POLICIES
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
-RECORDED = ("bert", "bert_gelu_new", "roberta")
 TINY = models.BertConfig(
     vocab_size=30, dim=16, layers=2, heads=4, ff_dim=24, positions=12, eps=1e-5
 )
@@ -24,14 +21,6 @@ TINY = models.BertConfig(
 
 def relative(found, wanted):
     return float(np.linalg.norm(np.asarray(found) - wanted) / np.linalg.norm(wanted))
-
-
-def recorded(name):
-    return dict(np.load(FIXTURES / name / "expected.npz"))
-
-
-def inputs_of(expected):
-    return tuple(expected[k] for k in ("input_ids", "attention_mask", "token_type_ids"))
 
 
 def run(model, params, *inputs):
@@ -46,21 +35,6 @@ def gradients(model, params, inputs, probe):
     return jax.jit(jax.grad(loss, has_aux=True))(params)
 
 
-def leaf(tree, path):
-    for key in path.split("/"):
-        tree = tree[key]
-    return np.asarray(tree)
-
-
-def original_gradients(expected, layers):
-    """Recorded gradients by our paths, layers stacked."""
-    for row in NAMES.stored:
-        names = [f"gradient:{name}" for name in row.names((layers,))]
-        if names[0] in expected:
-            parts = [expected[name].T if row.transpose else expected[name] for name in names]
-            yield row.path, np.stack(parts) if row.stacked_axes else parts[0]
-
-
 def random_batch(config, *lengths, seed=0):
     rng = np.random.default_rng(seed)
     mask = np.array([[1] * n + [0] * (max(lengths) - n) for n in lengths], np.int32)
@@ -73,56 +47,6 @@ def random_model(config, seed=0):
     # Larger than fresh weights, so that softmax and gates are far from linear.
     params = jax.tree.map_with_path(lambda path, p: p if "norm" in str(path) else 10 * p, params)
     return models.build(config), params
-
-
-@pytest.mark.parametrize("scan", [True, False])
-@pytest.mark.parametrize("name", RECORDED)
-def test_hidden_states_are_those_of_the_original(name, scan):
-    expected = recorded(name)
-    model = hub.load_model(FIXTURES / name, scan=scan)
-    hidden = run(model, model.params, *inputs_of(expected))
-    assert relative(hidden, expected["hidden"]) < 1e-5
-
-
-@pytest.mark.parametrize("name", RECORDED)
-def test_gradients_are_those_of_the_original(name):
-    expected = recorded(name)
-    model = hub.load_model(FIXTURES / name)
-    found, _ = gradients(model, model.params, inputs_of(expected), expected["probe"])
-    wanted = dict(original_gradients(expected, model.config.layers))
-    # A softmax does not see a constant added to its scores, so this gradient is rounding alone.
-    k_bias = wanted.pop("layers/k_proj/bias")
-    limit = 1e-5 * np.linalg.norm(wanted["layers/q_proj/bias"])
-    assert np.abs(k_bias).max() < limit
-    assert np.abs(leaf(found, "layers/k_proj/bias")).max() < limit
-    assert len(wanted) == len(jax.tree.leaves(model.params)) - 1
-    for path, gradient in wanted.items():
-        assert relative(leaf(found, path), gradient) < 1e-5, path
-
-
-def test_a_pretrained_roberta_classifier_gives_the_logits_of_the_original():
-    expected = recorded("roberta")
-    model = hub.load_model(FIXTURES / "roberta")
-    file = load_file(FIXTURES / "roberta" / "model.safetensors")
-
-    def linear(name):
-        return jax.tree.map(
-            jnp.asarray, {"kernel": file[f"{name}.weight"].T, "bias": file[f"{name}.bias"]}
-        )
-
-    head = linear("classifier.out_proj") | {"dense": linear("classifier.dense")}
-    inputs = inputs_of(expected)
-    pooled = models.pool(run(model, model.params, *inputs), inputs[1], "cls")
-    assert relative(models.classify(head, pooled), expected["logits"]) < 1e-5
-
-
-def test_the_pooler_of_bert_is_read_on_request():
-    expected = recorded("bert")
-    model = hub.load_model(FIXTURES / "bert", pooler=True)
-    inputs = inputs_of(expected)
-    pooled = models.pool(run(model, model.params, *inputs), inputs[1], "cls")
-    assert relative(models.project(model.params["pooler"], pooled), expected["pooled"]) < 1e-5
-    assert "pooler" not in hub.load_model(FIXTURES / "bert").params
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +71,7 @@ def test_scanned_unrolled_and_rematerialised_models_are_equal(plain, remat, scan
     assert relative(flat(found)[0], flat(wanted)[0]) < 1e-6
 
 
-@pytest.mark.parametrize("name", RECORDED)
+@pytest.mark.parametrize("name", ["bert", "roberta"])
 def test_padding_changes_no_real_token(name):
     model = hub.load_model(FIXTURES / name)
     pad = model.config.pad_id
@@ -246,6 +170,9 @@ def test_a_batch_longer_than_the_positions_is_refused():
         ({"activation": "gleu"}, "unknown activation 'gleu'; known: gelu"),
         ({"remat": "all"}, "unknown remat 'all'; known: none, dots"),
         ({"dtype": "bf16"}, "unknown dtype 'bf16'; known: float32, bfloat16"),
+        ({"head": "qa"}, "unknown head 'qa'; known: classification, token_classification"),
+        ({"head": "regression", "pooler": True}, "pooler is for models without a head"),
+        ({"head": "classification", "classes": 0}, "classes is 0"),
     ],
 )
 def test_a_config_that_makes_no_sense_is_refused(change, message):
@@ -254,5 +181,5 @@ def test_a_config_that_makes_no_sense_is_refused(change, message):
 
 
 def test_an_unknown_family_is_refused():
-    with pytest.raises(ValueError, match="unknown model_type 'bart'; known: bert, roberta"):
+    with pytest.raises(ValueError, match=r"unknown model_type 'bart'; known: bert, .*roberta"):
         models.build(dataclasses.replace(TINY, model_type="bart"))
