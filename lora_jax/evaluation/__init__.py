@@ -1,16 +1,23 @@
-"""Measures of a model: how often it is right, and how long it takes."""
+"""What a model says, how often it is right, and how long it takes."""
 
+from lora_jax.evaluation.beam import BeamSearch
+from lora_jax.evaluation.generate import Generated, generate
 from lora_jax.evaluation.intervals import Interval, difference_interval, mean_interval
 from lora_jax.evaluation.latency import Latency, measure_latency
 from lora_jax.evaluation.metrics import METRICS, accuracy, f1, matthews, pearson, spearman
+from lora_jax.evaluation.sampling import Sampling
 
 __all__ = [
     "METRICS",
+    "BeamSearch",
+    "Generated",
     "Interval",
     "Latency",
+    "Sampling",
     "accuracy",
     "difference_interval",
     "f1",
+    "generate",
     "matthews",
     "mean_interval",
     "measure_latency",
