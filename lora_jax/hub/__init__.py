@@ -2,6 +2,14 @@
 
 from lora_jax.hub.hashes import hash_file, hash_params
 from lora_jax.hub.load import Pretrained, load_model
-from lora_jax.hub.tokenizer import Encoded, Tokenizer
+from lora_jax.hub.tokenizer import Encoded, TextStream, Tokenizer
 
-__all__ = ["Encoded", "Pretrained", "Tokenizer", "hash_file", "hash_params", "load_model"]
+__all__ = [
+    "Encoded",
+    "Pretrained",
+    "TextStream",
+    "Tokenizer",
+    "hash_file",
+    "hash_params",
+    "load_model",
+]

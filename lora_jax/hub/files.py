@@ -10,7 +10,20 @@ from typing import Any
 import huggingface_hub
 from huggingface_hub import errors
 
-_PATTERNS = ["config.json", "tokenizer.json", "model*.safetensors", "model.safetensors.index.json"]
+_NEEDED = ["config.json", "model*.safetensors"]
+_PATTERNS = [
+    *_NEEDED,
+    "tokenizer.json",
+    "model.safetensors.index.json",
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "chat_template*",
+    "additional_chat_templates/*",
+    "*.model",  # SentencePiece, which is not read but kept beside a model that is written
+]
 _REPO_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -45,10 +58,12 @@ def _snapshot(name: str, revision: str | None) -> Path:
             )
         )
 
+    cached = None
     with contextlib.suppress(errors.LocalEntryNotFoundError):
         cached = snapshot(offline=True)
-        if all(any(cached.glob(pattern)) for pattern in _PATTERNS[:3]):
-            return cached
+    whole = cached is not None and all(any(cached.glob(pattern)) for pattern in _NEEDED)
+    if cached is not None and whole and (cached / "tokenizer.json").is_file():
+        return cached
     try:
         return snapshot(offline=False)
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
@@ -58,6 +73,8 @@ def _snapshot(name: str, revision: str | None) -> Path:
             "that you may read"
         ) from error
     except (OSError, errors.LocalEntryNotFoundError) as error:
+        if cached is not None and whole:  # without a tokenizer, as vision models are
+            return cached
         raise FileNotFoundError(
             f"no directory {name!r} here, {name!r} is not in the local cache of the Hugging Face "
             "hub, and the hub cannot be reached; download the model where there is a network "

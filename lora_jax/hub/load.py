@@ -1,18 +1,23 @@
 """Loading a pretrained model: its function, its params and its tokenizer."""
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from lora_jax.hub import llama2c, llama2c_tokenizer
 from lora_jax.hub.families import FAMILIES, Family
 from lora_jax.hub.files import find_model, read_json
 from lora_jax.hub.params import DTYPES, ShardingOf, read_params
 from lora_jax.hub.safetensors import Tensors, open_tensors
 from lora_jax.hub.tokenizer import Tokenizer
 from lora_jax.models import build
+
+_LARGEST_SIZE = 2**32
 
 
 class Pretrained(NamedTuple):
@@ -24,12 +29,14 @@ class Pretrained(NamedTuple):
         params: nested dicts of arrays.
         config: the config of the family.
         tokenizer: texts to ids; where the directory has no `tokenizer.json`, its use says so.
+        directory: where the files lie.
     """
 
     apply: Callable[..., Array]
     params: dict[str, Any]
     config: Any
     tokenizer: Tokenizer
+    directory: Path
 
 
 def load_model(
@@ -40,15 +47,13 @@ def load_model(
     revision: str | None = None,
     sharding: ShardingOf | None = None,
     ignore: Sequence[str] = (),
-    scan: bool = True,
-    remat: str = "none",
-    pooler: bool = False,
+    **options: Any,
 ) -> Pretrained:
     """Loads a model from a directory of Hugging Face files, the local cache or the hub.
 
     Args:
-        name_or_path: a directory with `config.json`, `tokenizer.json` and safetensors, or the name
-            of a repository.
+        name_or_path: a directory with `config.json`, `tokenizer.json` and safetensors, the name of
+            a repository, or a `.bin` file of llama2.c.
         dtype: type of the params, the activations and the operands of products, such as
             `"bfloat16"`; None keeps the type in the files.
         sha256: what the weight file must hash to; for several files a mapping of names to hashes.
@@ -56,57 +61,113 @@ def load_model(
         sharding: gives the sharding of a parameter from its path and shape, as in
             `lambda path, shape: NamedSharding(mesh, PartitionSpec())`.
         ignore: regular expressions of tensors to leave out, besides those known to be unused.
-        scan: scan over the layers; False unrolls them, faster for few layers on CPU.
-        remat: what the backward pass keeps of a layer: "none" (everything), "dots",
-            "dots_no_batch" or "full" (nothing but its input).
-        pooler: keep BERT's pooler among the params, for `models.project`.
+        **options: fields of the family's config that the files do not decide. All have `scan`
+            (False unrolls the layers, faster for few layers on CPU) and `remat` (what the backward
+            pass keeps of a layer: "none" keeps everything, "dots", "dots_no_batch", "full" keeps
+            nothing but its input); an encoder has `pooler` and `head`, for example.
 
     Returns:
-        The function, its params, its config and its tokenizer.
+        The function, its params, its config, its tokenizer and its directory.
 
     Raises:
         FileNotFoundError: the model or one of its files is not there.
-        ValueError: the family is not supported, or a file is corrupt or does not fit.
+        ValueError: the family or an option is not known, or a file is corrupt or does not fit.
     """
-    directory = find_model(name_or_path, revision=revision)
-    fields = read_json(directory / "config.json")
-    family = _family(fields, directory)
-    with open_tensors(directory, sha256) as tensors:
-        options: dict[str, Any] = {"scan": scan, "remat": remat}
-        if pooler:
-            options["pooler"] = True
-        options["dtype"] = dtype or _stored_dtype(tensors)
-        config = _config(family, fields, options, directory)
-        tokenizer = _tokenizer(directory, config)
+    with _open(name_or_path, revision, sha256) as files:
+        family = _family(files)
+        options["dtype"] = dtype or _stored_dtype(files.tensors)
+        config = _config(family, files, options)
+        tokenizer = _tokenizer(files, config)
         model = build(config)
         params = read_params(
-            tensors,
+            files.tensors,
             family.names(config),
             model.shapes,
             dtype=dtype,
             sharding=sharding,
             ignore=ignore,
         )
-    return Pretrained(model.apply, params, config, tokenizer)
+    return Pretrained(model.apply, params, config, tokenizer, files.config_file.parent)
 
 
-def _family(fields: Mapping[str, Any], directory: Path) -> Family:
-    model_type = fields.get("model_type")
+class _Files(NamedTuple):
+    """The open files of a model: its weights, the fields of its config.json, its tokenizer."""
+
+    tensors: Tensors
+    fields: Mapping[str, Any]
+    config_file: Path
+    tokenizer: Callable[..., Tokenizer]
+
+
+@contextlib.contextmanager
+def _open(
+    name_or_path: str | Path, revision: str | None, sha256: str | Mapping[str, str] | None
+) -> Iterator[_Files]:
+    path = Path(name_or_path).expanduser()
+    if path.is_file():
+        tensors = llama2c.open_file(path, sha256)
+        tokenizer = llama2c_tokenizer.find_tokenizer(path, tensors.header.vocab_size)
+        yield _Files(tensors, llama2c.config_fields(tensors.header), path, tokenizer)
+        return
+    directory = find_model(name_or_path, revision=revision)
+    fields = _read_fields(directory)
+    with open_tensors(directory, sha256) as opened:
+
+        def make_tokenizer(**ids: Any) -> Tokenizer:
+            return Tokenizer(directory, **ids)
+
+        yield _Files(opened, fields, directory / "config.json", make_tokenizer)
+
+
+def _read_fields(directory: Path) -> dict[str, Any]:
+    """The fields of config.json, with what generation_config.json knows better: where texts end."""
+    fields = read_json(directory / "config.json")
+    generation = directory / "generation_config.json"
+    ends = read_json(generation).get("eos_token_id") if generation.is_file() else None
+    return fields if ends is None else fields | {"eos_token_id": ends}
+
+
+def _family(files: _Files) -> Family:
+    model_type = files.fields.get("model_type")
     if model_type not in FAMILIES:
         raise ValueError(
-            f"{directory / 'config.json'} has model_type {model_type!r}; "
-            f"supported: {', '.join(FAMILIES)}"
+            f"{files.config_file} has model_type {model_type!r}; supported: {', '.join(FAMILIES)}"
         )
     return FAMILIES[model_type]
 
 
-def _config(
-    family: Family, fields: Mapping[str, Any], options: Mapping[str, Any], directory: Path
-) -> Any:
+def _config(family: Family, files: _Files, options: Mapping[str, Any]) -> Any:
     try:
-        return family.read_config(fields, **options)
+        config = family.read_config(files.fields, dtype=options["dtype"])
+        _check_options(config, options)
+        config = family.read_config(files.fields, **options)
+        _check_sizes(config)
+        return config
     except ValueError as error:
-        raise ValueError(f"{directory / 'config.json'}: {error}") from error
+        raise ValueError(f"{files.config_file}: {error}") from error
+    except (TypeError, ZeroDivisionError) as error:
+        # A size that is a text, or 0, or given twice: by the file and as an option.
+        raise ValueError(
+            f"{files.config_file} does not go together with the options {', '.join(options)}: "
+            f"{error}"
+        ) from error
+
+
+def _check_options(config: Any, options: Mapping[str, Any]) -> None:
+    known = [field.name for field in dataclasses.fields(config)]
+    if unknown := [name for name in options if name not in known]:
+        raise ValueError(
+            f"the family {config.model_type!r} has no option {', '.join(unknown)}; "
+            f"it has {', '.join(known)}"
+        )
+
+
+def _check_sizes(config: Any) -> None:
+    for field in dataclasses.fields(config):
+        size = getattr(config, field.name)
+        whole = field.type is int and not field.name.endswith("_id")
+        if whole and not (isinstance(size, int) and 0 <= size < _LARGEST_SIZE):
+            raise ValueError(f"makes {field.name} {size!r}, which is no size of a model")
 
 
 def _stored_dtype(tensors: Tensors) -> str:
@@ -115,11 +176,22 @@ def _stored_dtype(tensors: Tensors) -> str:
     return jnp.result_type(*(DTYPES[dtype] for dtype in found or {"F32"})).name
 
 
-def _tokenizer(directory: Path, config: Any) -> Tokenizer:
-    tokenizer = Tokenizer(directory, pad_id=config.pad_id)
-    if tokenizer.exists and tokenizer.vocab_size > config.vocab_size:
+def _tokenizer(files: _Files, config: Any) -> Tokenizer:
+    rows = getattr(config, "vocab_size", None)
+    ends = getattr(config, "eos_ids", ())
+    pad_id = getattr(config, "pad_id", None)
+    # Some files say -1 where they mean that there is none.
+    known = pad_id is not None and 0 <= pad_id < (rows or pad_id + 1)
+    tokenizer = files.tokenizer(
+        pad_id=pad_id if known else None,
+        bos_id=getattr(config, "bos_id", None),
+        eos_id=ends[0] if ends else None,
+        vocab_size=rows,
+    )
+    # Tokens added later may lie beyond the table: they are refused where they are used.
+    if rows is not None and tokenizer.exists and tokenizer.learnt_size > rows:
         raise ValueError(
-            f"{directory / 'tokenizer.json'} has {tokenizer.vocab_size} tokens, but "
-            f"{directory / 'config.json'} makes the vocabulary {config.vocab_size}"
+            f"{tokenizer.file} has {tokenizer.learnt_size} tokens, but {files.config_file} makes "
+            f"the vocabulary {rows}"
         )
     return tokenizer

@@ -1,6 +1,7 @@
 """From the tensors in files to the params of a model, in stored type, one array at a time."""
 
 import difflib
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
@@ -96,6 +97,11 @@ class _Source:
     ) -> None:
         self.row = row
         self.shape = shape
+        if (count := math.prod(shape[: row.stacked_axes])) > len(named):
+            raise ValueError(
+                f"config.json asks for {count} tensors {row.name!r} (for {row.path}), but "
+                f"{tensors} holds {len(named)} tensors in all"
+            )
         self.names = row.names(shape)
         self._named = named
         self._tensors = tensors

@@ -76,17 +76,24 @@ def open_tensors(
         FileNotFoundError: a file is missing.
         ValueError: a file is corrupt or truncated, has another hash, or only pickle files are here.
     """
-    paths = _weight_files(directory)
+    paths, index = _weight_files(directory)
     _check_hashes(paths, sha256)
     with contextlib.ExitStack() as stack:
         files = [(stack.enter_context(_open(path)), path) for path in paths]
         names = [(name, file, path) for file, path in files for name in _names(file)]
-        yield Tensors({name: (file, path) for name, file, path in names})
+        found = {name: (file, path) for name, file, path in names}
+        for name, shard in index.items():
+            if name not in found or found[name][1].name != shard:
+                raise ValueError(
+                    f"{directory / INDEX} says that {name!r} is in {shard}, which does not hold it"
+                )
+        yield Tensors(found)
 
 
-def _weight_files(directory: Path) -> list[Path]:
+def _weight_files(directory: Path) -> tuple[list[Path], dict[str, str]]:
+    """The files of weights, and which of them should hold which tensor where there are several."""
     if (directory / SINGLE).is_file():
-        return [directory / SINGLE]
+        return [directory / SINGLE], {}
     if (directory / INDEX).is_file():
         return _shards(directory / INDEX)
     pickles = sorted(p.name for pattern in _PICKLES for p in directory.glob(pattern))
@@ -95,18 +102,23 @@ def _weight_files(directory: Path) -> list[Path]:
             f"{directory} holds its weights as pickle ({pickles[0]}), which can run any code when "
             f"it is read; only safetensors is read: convert it to {SINGLE} first"
         )
-    raise FileNotFoundError(f"{directory} has neither {SINGLE} nor {INDEX}")
+    raise FileNotFoundError(
+        f"{directory} has neither {SINGLE} nor {INDEX}; a model that is published as pickle alone "
+        "must be saved anew with transformers first"
+    )
 
 
-def _shards(index: Path) -> list[Path]:
+def _shards(index: Path) -> tuple[list[Path], dict[str, str]]:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ValueError(f"{index} has no weight_map of tensor names to files")
+    if odd := [name for name in weight_map.values() if Path(str(name)).name != name]:
+        raise ValueError(f"{index} lists {odd[0]!r}, which is not the name of a file beside it")
     shards = [index.parent / name for name in sorted(set(weight_map.values()))]
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing:
         raise FileNotFoundError(f"{index} lists {', '.join(missing)}, but {index.parent} lacks it")
-    return shards
+    return shards, weight_map
 
 
 def _check_hashes(paths: list[Path], sha256: str | Mapping[str, str] | None) -> None:

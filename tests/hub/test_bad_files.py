@@ -146,7 +146,7 @@ def test_a_config_that_is_not_a_json_object(copy, text):
 
 def test_an_unsupported_family(copy):
     edit_config(copy, model_type="bart")
-    refused(copy, copy / "config.json", "'bart'", "supported: bert, roberta")
+    refused(copy, copy / "config.json", "'bart'", "supported: bert, ", "roberta")
 
 
 def test_a_config_without_a_size(copy):
