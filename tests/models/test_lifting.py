@@ -1,0 +1,61 @@
+"""Every family can be adapted: each of its linear weights, in factored form, scanned or not."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from golden.all import CASES
+from golden.case import QUICK, error
+
+import lora_jax as lora
+from lora_jax import hub
+from lora_jax.lifting import path_name
+
+FIXTURES = Path(__file__).parent.parent / "fixtures"
+
+# Of each architecture one case; heads and switches do not change how weights are used.
+FAMILIES = [name for name in CASES if "_" not in name or name.startswith(("gemma", "qwen"))]
+
+
+def lifted_model(name, **options):
+    """A recorded model with its inputs, lifted over every linear weight but the head."""
+    case = CASES[name]
+    model = hub.load_model(FIXTURES / name, **(case.options | options))
+    expected = dict(np.load(FIXTURES / name / "expected.npz"))
+    args = [expected[key] for key in case.arguments]
+    named = {ours: expected[key] for ours, key in case.named.items()}
+    lifted = lora.lift(
+        model.apply,
+        model.params,
+        *args,
+        method=lora.LoRA(2),
+        targets=lora.ALL_LINEAR,
+        strict=True,
+        **named,
+    )
+    return model, lifted, args, named
+
+
+@pytest.mark.parametrize("scan", [True, False])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_linear_weight_is_reached_in_factored_form(name, scan):
+    model, lifted, *_ = lifted_model(name, scan=scan)
+    paths = [path_name(path) for path, _ in jax.tree.leaves_with_path(model.params)]
+    kernels = {path for path in paths if path.endswith("kernel") and "lm_head" not in path}
+    assert kernels <= {site.path for site in lifted.sites}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_an_adapted_model_is_the_model_with_merged_weights(name):
+    model, lifted, args, named = lifted_model(name)
+    factors = lifted.init(jax.random.key(0), model.params)
+    factors = jax.tree.map(lambda x: x + 0.05, factors)
+
+    def both(params, factors):
+        merged = lifted.merge(params, factors)
+        return lifted(params, factors, *args, **named), model.apply(merged, *args, **named)
+
+    found, wanted = jax.jit(both, compiler_options=QUICK)(model.params, factors)
+    assert error(found, np.asarray(wanted)) < 1e-5
+    assert error(found, np.load(FIXTURES / name / "expected.npz")["expected"]) > 1e-3
