@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from lora_jax.hub import bert, decoder, gpt2
+from lora_jax.hub import bert, clip, decoder, gpt2, vision
 from lora_jax.hub.names import Names
 
 
@@ -20,9 +20,13 @@ class Family(NamedTuple):
 
 
 _DECODER = Family(decoder.read_config, decoder.names)
+_TOWER = Family(vision.read_config, vision.names)
+_TWO_TOWERS = Family(clip.read_config, clip.names)
 
 FAMILIES: dict[str, Family] = {
     "bert": Family(bert.read_config, bert.names),
+    "clip": _TWO_TOWERS,
+    "clip_vision_model": _TOWER,
     "gemma2": _DECODER,
     "gemma3": _DECODER,
     "gemma3_text": _DECODER,
@@ -34,4 +38,7 @@ FAMILIES: dict[str, Family] = {
     "qwen3": _DECODER,
     "qwen3_moe": _DECODER,
     "roberta": Family(bert.read_config, bert.names),
+    "siglip": _TWO_TOWERS,
+    "siglip_vision_model": _TOWER,
+    "vit": _TOWER,
 }

@@ -125,15 +125,19 @@ def nest(parts: Mapping[str, tuple[str, Names]], **own: Any) -> Names:
 
     Args:
         parts: by our path of a part, what stands before its tensors' names, and its table.
-        **own: further fields of `Names`: `stored` and `unused` are added to those of the parts.
+        **own: further fields of `Names`. `unused` is added to that of the parts, and so is
+            `stored`, whose rows replace those of the same path.
 
     Returns:
         One table.
     """
     stored, unused = list(own.pop("stored", ())), list(own.pop("unused", ()))
+    replaced = {row.path for row in stored}
     for path, (before, names) in parts.items():
         stored += [
-            row._replace(path=f"{path}/{row.path}", name=before + row.name) for row in names.stored
+            row._replace(path=f"{path}/{row.path}", name=before + row.name)
+            for row in names.stored
+            if f"{path}/{row.path}" not in replaced
         ]
         unused += [f"{re.escape(before)}({pattern})" for pattern in names.unused]
     tables = dict(parts.values())

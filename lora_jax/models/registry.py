@@ -8,12 +8,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import PRNGKeyArray
 
-from lora_jax.models import bert, decoder, gpt2
+from lora_jax.models import bert, clip, decoder, gpt2, vision
 from lora_jax.models.cache import Cache, empty_cache
 from lora_jax.models.outputs import check_length
 
 FAMILIES: dict[str, Callable[..., nnx.Module]] = {
     "bert": bert.Encoder,
+    "clip": clip.Clip,
+    "clip_vision_model": vision.VisionTower,
     "gemma2": decoder.Decoder,
     "gemma3_text": decoder.Decoder,
     "gpt2": gpt2.GPT2,
@@ -24,6 +26,9 @@ FAMILIES: dict[str, Callable[..., nnx.Module]] = {
     "qwen3": decoder.Decoder,
     "qwen3_moe": decoder.Decoder,
     "roberta": bert.Encoder,
+    "siglip": clip.Clip,
+    "siglip_vision_model": vision.VisionTower,
+    "vit": vision.VisionTower,
 }
 
 

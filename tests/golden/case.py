@@ -35,6 +35,7 @@ class Case:
         inputs: `inputs(rng)` makes its inputs by their names in transformers.
         arguments: the names of those inputs that our `apply` takes, in its order.
         named: our keyword arguments, by the names of those inputs.
+        settings: further keyword arguments of our `apply` that are no arrays.
         output: the field of its output to compare.
         mask: name of the input that says which positions of the output count; None: all do.
         options: for `hub.load_model`.
@@ -50,6 +51,7 @@ class Case:
     inputs: Callable[[np.random.Generator], Inputs]
     arguments: tuple[str, ...] = ("input_ids", "attention_mask")
     named: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     output: str = "logits"
     mask: str | None = "attention_mask"
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -132,7 +134,7 @@ def check(case: Case, directory: Path) -> None:
     probe = expected["probe"]
 
     def loss(params: Any) -> Any:
-        output = model.apply(params, *args, **named)
+        output = model.apply(params, *args, **named, **case.settings)
         return (output * probe).sum(), output
 
     found, output = jax.jit(jax.grad(loss, has_aux=True), compiler_options=QUICK)(model.params)

@@ -19,6 +19,11 @@ def test_a_part_keeps_its_own_spellings_behind_its_prefix():
     assert table.unused == (r"tower\.(ids|old\..+)",)
 
 
+def test_rows_of_the_whole_replace_those_of_a_part():
+    table = nest({"vision": ("tower.", INNER)}, stored=(Stored("vision/norm/scale", "scale"),))
+    assert table.stored == (Stored("vision/norm/scale", "scale"),)
+
+
 def test_axes_of_one_and_numbers_are_read_as_the_file_has_them():
     token = Stored("class_token", "cls", ones=2)
     assert token.stored_shape((8,)) == (1, 1, 8)
