@@ -2,6 +2,7 @@
 
 from lora_jax.hub.hashes import hash_file, hash_params
 from lora_jax.hub.load import Pretrained, load_model
+from lora_jax.hub.save import save_model
 from lora_jax.hub.tokenizer import Encoded, TextStream, Tokenizer
 
 __all__ = [
@@ -12,4 +13,5 @@ __all__ = [
     "hash_file",
     "hash_params",
     "load_model",
+    "save_model",
 ]

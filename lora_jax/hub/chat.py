@@ -16,7 +16,7 @@ import jinja2.sandbox
 from lora_jax.hub.files import read_json
 
 DEFAULT = "default"
-_FOLDER = "additional_chat_templates"
+TEMPLATE_FOLDER = "additional_chat_templates"
 
 Message = Mapping[str, Any]
 
@@ -38,7 +38,7 @@ def read_templates(directory: Path) -> dict[str, str]:
     found = {}
     if (main := directory / "chat_template.jinja").is_file():
         found[DEFAULT] = main.read_text(encoding="utf-8")
-    for file in sorted((directory / _FOLDER).glob("*.jinja")):
+    for file in sorted((directory / TEMPLATE_FOLDER).glob("*.jinja")):
         found[file.stem] = file.read_text(encoding="utf-8")
     for file in (directory / "chat_template.json", directory / "tokenizer_config.json"):
         if not found and file.is_file():

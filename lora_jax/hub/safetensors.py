@@ -1,10 +1,14 @@
-"""Reading tensors from safetensors files, one at a time or a slice of one."""
+"""Reading and writing safetensors files, one tensor at a time or a slice of one."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
@@ -14,6 +18,7 @@ from lora_jax.hub.names import Index
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+_FLOATS = {"BF16": jnp.bfloat16, "F16": np.float16, "F32": np.float32}
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -147,3 +152,53 @@ def _open(path: Path) -> Any:
 
 def _names(file: Any) -> list[str]:
     return list(file.keys())
+
+
+class Pending(NamedTuple):
+    """A tensor that is to be written.
+
+    Args:
+        name: its name in the file.
+        dtype: its type as safetensors spells it.
+        shape: its shape.
+        make: makes the array, in any type; called when its turn comes.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    make: Callable[[], np.ndarray]
+
+    @property
+    def nbytes(self) -> int:
+        """Its size in the file."""
+        bits = re.search(r"\d+", self.dtype)
+        return math.prod(self.shape) * (int(bits[0]) // 8 if bits else 1)  # BOOL has a byte
+
+
+def write_tensors(path: Path, tensors: Sequence[Pending]) -> None:
+    """Writes a safetensors file, holding one tensor at a time.
+
+    The library's own writer wants all tensors of a file at once.
+
+    Args:
+        path: the file.
+        tensors: in the order of the file.
+    """
+    # Says to transformers how the axes of these weights are ordered.
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for one in tensors:
+        offsets = [end, end := end + one.nbytes]
+        header[one.name] = {"dtype": one.dtype, "shape": one.shape, "data_offsets": offsets}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little"))
+        file.write(text)
+        for one in tensors:
+            array = one.make()
+            if one.dtype in _FLOATS:
+                array = array.astype(_FLOATS[one.dtype], copy=False)
+            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+            del array  # before the next one is made
