@@ -1,5 +1,6 @@
 """The families of models by name, and how a config becomes a pure function of params."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import PRNGKeyArray
 
-from lora_jax.models import bert, clip, decoder, gpt2, vision
+from lora_jax.models import bert, clip, deberta, decoder, gpt2, vision
 from lora_jax.models.cache import Cache, empty_cache
 from lora_jax.models.outputs import check_length
 
@@ -16,6 +17,7 @@ FAMILIES: dict[str, Callable[..., nnx.Module]] = {
     "bert": bert.Encoder,
     "clip": clip.Clip,
     "clip_vision_model": vision.VisionTower,
+    "deberta-v2": deberta.Encoder,
     "gemma2": decoder.Decoder,
     "gemma3_text": decoder.Decoder,
     "gpt2": gpt2.GPT2,
@@ -32,6 +34,24 @@ FAMILIES: dict[str, Callable[..., nnx.Module]] = {
 }
 
 
+@dataclasses.dataclass(frozen=True, eq=False)  # hashed by identity, so that jit can cache it
+class Apply:
+    """A model as a pure function of its params, which knows the config it was built from.
+
+    Args:
+        graphdef: the model without its params.
+        config: the config of its family.
+    """
+
+    graphdef: Any
+    config: Any
+
+    def __call__(self, params: dict[str, Any], *inputs: Any, **named: Any) -> Any:
+        """Runs the model."""
+        inputs, named = jax.tree.map(_as_array, (inputs, named))
+        return nnx.merge(self.graphdef, params)(*inputs, **named)
+
+
 class Model(NamedTuple):
     """A model as a function and the shapes of its parameters.
 
@@ -41,7 +61,7 @@ class Model(NamedTuple):
         shapes: the params as nested dicts of `jax.ShapeDtypeStruct`; nothing is allocated.
     """
 
-    apply: Callable[..., Any]
+    apply: Apply
     shapes: dict[str, Any]
 
 
@@ -62,11 +82,7 @@ def build(config: Any) -> Model:
     module = nnx.eval_shape(lambda: _make(config, jax.random.key(0)))
     graphdef, state = nnx.split(module)
 
-    def apply(params: dict[str, Any], *inputs: Any, **named: Any) -> Any:
-        inputs, named = jax.tree.map(_as_array, (inputs, named))
-        return nnx.merge(graphdef, params)(*inputs, **named)
-
-    return Model(apply, nnx.to_pure_dict(state))
+    return Model(Apply(graphdef, config), nnx.to_pure_dict(state))
 
 
 def init(config: Any, key: PRNGKeyArray) -> dict[str, Any]:
