@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from lora_jax.hub import bert, clip, decoder, gpt2, vision
+from lora_jax.hub import bert, clip, deberta, decoder, gpt2, vision
 from lora_jax.hub.names import Names
 
 
@@ -27,6 +27,7 @@ FAMILIES: dict[str, Family] = {
     "bert": Family(bert.read_config, bert.names),
     "clip": _TWO_TOWERS,
     "clip_vision_model": _TOWER,
+    "deberta-v2": Family(deberta.read_config, deberta.names),
     "gemma2": _DECODER,
     "gemma3": _DECODER,
     "gemma3_text": _DECODER,

@@ -5,6 +5,7 @@ Outside this package a model is a function `apply(params, …)` and a nested dic
 
 from lora_jax.models.bert import BertConfig
 from lora_jax.models.cache import Cache
+from lora_jax.models.deberta_config import DebertaConfig
 from lora_jax.models.decoder import DecoderConfig
 from lora_jax.models.gpt2 import GPT2Config, gpt3_config
 from lora_jax.models.heads import classify, init_classifier, normalize, pool, project
@@ -14,6 +15,7 @@ __all__ = [
     "FAMILIES",
     "BertConfig",
     "Cache",
+    "DebertaConfig",
     "DecoderConfig",
     "GPT2Config",
     "Model",

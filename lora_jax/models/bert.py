@@ -166,7 +166,7 @@ class Encoder(nnx.Module):
         Raises:
             ValueError: the sequences are longer than the position table.
         """
-        _check_length(ids.shape[1], self.config.max_length)
+        check_length(ids.shape[1], self.config.max_length)
         type_ids = jnp.zeros_like(ids) if type_ids is None else type_ids
         hidden = self.embed(ids) + self.types(type_ids) + self.positions(self.number(ids))
         return run_stack(
@@ -185,7 +185,12 @@ class Encoder(nnx.Module):
         return jnp.cumsum(real, axis=1) * real + self.config.pad_id
 
 
-def _check_length(length: int, limit: int) -> None:
+def check_length(length: int, limit: int) -> None:
+    """Checks that an encoder has positions for all tokens.
+
+    Raises:
+        ValueError: it has not.
+    """
     if length > limit:
         raise ValueError(
             f"the batch is {length} tokens long, but the model has positions for {limit}; "

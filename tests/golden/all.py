@@ -1,6 +1,6 @@
 """Every case, by the name of its folder under tests/fixtures."""
 
-from golden import decoders, encoders, vision
+from golden import deberta, decoders, encoders, vision
 from golden.case import Case
 
-CASES: dict[str, Case] = {**encoders.CASES, **decoders.CASES, **vision.CASES}
+CASES: dict[str, Case] = {**encoders.CASES, **deberta.CASES, **decoders.CASES, **vision.CASES}
