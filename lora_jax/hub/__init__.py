@@ -1,17 +1,24 @@
 """Files of pretrained models: Hugging Face checkpoints to params, texts to token ids."""
 
 from lora_jax.hub.hashes import hash_file, hash_params
+from lora_jax.hub.images import ImageProcessor
 from lora_jax.hub.load import Pretrained, load_model
+from lora_jax.hub.patches import Patches, PatchProcessor
+from lora_jax.hub.preprocessing import read_image_processor
 from lora_jax.hub.save import save_model
 from lora_jax.hub.tokenizer import Encoded, TextStream, Tokenizer
 
 __all__ = [
     "Encoded",
+    "ImageProcessor",
+    "PatchProcessor",
+    "Patches",
     "Pretrained",
     "TextStream",
     "Tokenizer",
     "hash_file",
     "hash_params",
     "load_model",
+    "read_image_processor",
     "save_model",
 ]
