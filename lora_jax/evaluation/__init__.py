@@ -6,10 +6,12 @@ from lora_jax.evaluation.intervals import Interval, difference_interval, mean_in
 from lora_jax.evaluation.latency import Latency, measure_latency
 from lora_jax.evaluation.metrics import METRICS, accuracy, f1, matthews, pearson, spearman
 from lora_jax.evaluation.sampling import Sampling
+from lora_jax.evaluation.texts import Completion, generate_text
 
 __all__ = [
     "METRICS",
     "BeamSearch",
+    "Completion",
     "Generated",
     "Interval",
     "Latency",
@@ -18,6 +20,7 @@ __all__ = [
     "difference_interval",
     "f1",
     "generate",
+    "generate_text",
     "matthews",
     "mean_interval",
     "measure_latency",

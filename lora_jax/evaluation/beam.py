@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from lora_jax.evaluation.invariant import hoist
 from lora_jax.evaluation.passes import is_stop, prompt_text, read_prompt, read_token
 from lora_jax.evaluation.rules import Rules, require
 
@@ -126,7 +127,7 @@ def search_beams(
     rows = jnp.repeat(jnp.arange(len(ids)), search.beams)
     state = _extend(search, _empty(search, cache.select(rows), text, new), logits[rows])
 
-    def one_more(state: Search) -> Search:
+    def one_more(params: Any, state: Search) -> Search:
         batch, beams = state.parents.shape
         rows = (jnp.arange(batch)[:, None] * beams + state.parents).reshape(-1)
         text = state.running.text
@@ -136,7 +137,7 @@ def search_beams(
         )
         return _extend(search, state._replace(cache=cache), logits)
 
-    return lax.while_loop(lambda state: ~state.over, one_more, state).done
+    return lax.while_loop(lambda state: ~state.over, hoist(one_more, params, state), state).done
 
 
 def _empty(search: BeamSearch, cache: Any, text: Int[Array, "batch columns"], new: int) -> Search:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from lora_jax.evaluation.invariant import hoist
 from lora_jax.evaluation.passes import is_stop, prompt_text, read_prompt, read_token
 from lora_jax.evaluation.sampling import Sampling
 
@@ -114,13 +115,13 @@ def continue_decoding(
     def unfinished(state: Decoding) -> Bool[Array, ""]:
         return (state.step < until) & ~state.finished.all()
 
-    def one_more(state: Decoding) -> Decoding:
+    def one_more(params: Any, state: Decoding) -> Decoding:
         start = state.text.shape[1] - state.logprobs.shape[1]
         last = lax.dynamic_index_in_dim(state.text, start + state.step - 1, 1, keepdims=False)
         logits, cache = read_token(apply, config, params, last, state.cache)
         return _append(state._replace(cache=cache), logits, sampling)
 
-    return lax.while_loop(unfinished, one_more, state)
+    return lax.while_loop(unfinished, hoist(one_more, params, state), state)
 
 
 def _append(state: Decoding, logits: Float[Array, "rows vocab"], sampling: Sampling) -> Decoding:

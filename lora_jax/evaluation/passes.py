@@ -39,13 +39,11 @@ def read_prompt(
     Returns:
         Logits of each row's next token, and the cache.
     """
-    batch, length = ids.shape
+    cache = new_cache(config, len(ids), slots) if cache is None else cache
     start = start_id(config)
     if start is None:
-        cache = new_cache(config, batch, slots) if cache is None else cache
         return apply(params, ids, mask, cache=cache, outputs="last", **inputs)
-    cache = new_cache(config, batch, slots, length) if cache is None else cache
-    begin = jnp.full((batch, 1), start, jnp.int32)
+    begin = jnp.full((len(ids), 1), start, jnp.int32)
     return apply(params, ids, mask, begin, cache=cache, outputs="last", **inputs)
 
 

@@ -1,0 +1,197 @@
+"""Texts in, texts out: generation with stop strings, and shown while it goes on."""
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PRNGKeyArray
+
+from lora_jax.evaluation.beam import BeamSearch
+from lora_jax.evaluation.decode import begin_decoding, continue_decoding
+from lora_jax.evaluation.generate import Generated, generate
+from lora_jax.evaluation.request import Request, check_request
+from lora_jax.evaluation.rules import require
+from lora_jax.evaluation.sampling import Sampling
+from lora_jax.hub import Encoded, Pretrained, TextStream, Tokenizer
+
+# What is called with the row of a text and the next piece of it.
+Callback = Callable[[int, str], None]
+
+
+class Completion(NamedTuple):
+    """One generated text.
+
+    Attributes:
+        text: what follows the prompt, without special tokens and without the stop string.
+        tokens: its token ids, with the token that ended it: a stop token, or the one that
+            completed a stop string.
+        score: as in `Generated`; of a text that a stop string ended, the sum over `tokens`.
+        finished: whether a stop token or string ended it, and not its largest length.
+    """
+
+    text: str
+    tokens: list[int]
+    score: float
+    finished: bool
+
+
+def generate_text(
+    model: Pretrained,
+    prompts: Sequence[str] | Encoded,
+    *,
+    max_new_tokens: int,
+    search: Sampling | BeamSearch | None = None,
+    stop: Sequence[str] = (),
+    sequences: int = 1,
+    key: PRNGKeyArray | None = None,
+    callback: Callback | None = None,
+    chunk: int = 16,
+    **inputs: Any,
+) -> list[Completion]:
+    """Continues texts, or with an encoder–decoder answers them; the tokens are `generate`'s.
+
+    Args:
+        model: a language model with its tokenizer; `model._replace(apply=…, params=…)` adds an
+            adapter.
+        prompts: texts; or ids and mask, as a chat template or an image processor makes them.
+        max_new_tokens: largest number of new tokens.
+        search: `Sampling(…)` or `BeamSearch(…)`; None is greedy.
+        stop: strings that end a text, wherever they lie in its tokens; for sampling only.
+        sequences: number of texts for each prompt.
+        key: source of randomness, or one key for each prompt.
+        callback: called with the row of a text and its next piece, as soon as neither half a
+            character nor the beginning of a stop string is in it. Rows are numbered as those that
+            are returned. A beam search knows its texts only at the end.
+        chunk: number of tokens that are generated between two looks at them. A text that a stop
+            string ends may cost as many more tokens, which are thrown away.
+        **inputs: what else `model.apply` takes with a prompt.
+
+    Returns:
+        The texts, those of one prompt side by side.
+
+    Raises:
+        ValueError: a setting or the prompts do not fit the model or each other.
+    """
+    require(chunk >= 1, "chunk", chunk, "at least 1")
+    require(not isinstance(stop, str) and all(stop), "stop", stop, "a sequence of texts, not empty")
+    if not isinstance(prompts, Encoded):
+        prompts = model.tokenizer.encode(prompts, side="left")
+    ids, mask = prompts.ids, prompts.mask
+    options: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens,
+        "search": search,
+        "sequences": sequences,
+    }
+    follow = functools.partial(_Text, model.tokenizer, tuple(stop), callback)
+    if isinstance(search, BeamSearch):
+        if stop:
+            raise ValueError("a beam search cannot end at stop strings; use stop_ids, or Sampling")
+        made = generate(
+            model.apply, model.params, ids, mask, config=model.config, **options, **inputs
+        )
+        return _show(made, follow)
+    asked = check_request(ids, mask, config=model.config, key=key, cache=None, **options)
+    return _sample(model, asked, inputs, follow, chunk)
+
+
+def _sample(
+    model: Pretrained,
+    asked: Request,
+    inputs: dict[str, Any],
+    follow: Callable[[int], "_Text"],
+    chunk: int,
+) -> list[Completion]:
+    """Generates texts a few tokens at a time."""
+    apply, params, config = model.apply, model.params, model.config
+    (search, new, sequences), ids, mask, keys = asked
+    state = _begin(apply, config, search, new, sequences, params, ids, mask, None, keys, inputs)
+    texts = [follow(row) for row in range(len(state.text))]
+    shown = 0
+    while True:
+        step, finished = int(state.step), np.array(state.finished)
+        finished_or_full = finished | (step == new)
+        tokens = np.asarray(state.new_tokens)[:, shown:step]
+        for row, text in enumerate(texts):
+            text.add(tokens[row][tokens[row] >= 0], last=bool(finished_or_full[row]))
+            finished[row] |= text.stopped
+        if step == new or finished.all():
+            break
+        shown = step
+        state = state._replace(finished=jnp.asarray(finished))
+        until = jnp.int32(min(step + chunk, new))
+        state = _continue(apply, config, search, params, state, until)
+    logprobs = np.asarray(state.logprobs)
+    return [
+        Completion(
+            text.text,
+            text.tokens,
+            float(logprobs[row, : len(text.tokens)].sum()),
+            bool(finished[row]),
+        )
+        for row, text in enumerate(texts)
+    ]
+
+
+_begin = jax.jit(begin_decoding, static_argnums=(0, 1, 2, 3, 4))
+# The cache is written in place: a chunk does not copy it.
+_continue = jax.jit(continue_decoding, static_argnums=(0, 1, 2), donate_argnums=4)
+
+
+def _show(made: Generated, follow: Callable[[int], "_Text"]) -> list[Completion]:
+    """Turns tokens that are all there into texts."""
+    completions = []
+    for row, (tokens, length, _, score, finished) in enumerate(
+        zip(*(np.asarray(x) for x in made), strict=True)
+    ):
+        text = follow(row)
+        text.add(tokens[:length], last=True)
+        completions.append(Completion(text.text, text.tokens, float(score), bool(finished)))
+    return completions
+
+
+class _Text:
+    """One text as it grows, up to the first stop string in it."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, stop: Sequence[str], callback: Callback | None, row: int
+    ) -> None:
+        self.text = ""
+        self.tokens: list[int] = []
+        self.stopped = False
+        self._stream = TextStream(tokenizer)
+        self._stop = stop
+        self._callback = callback
+        self._row = row
+        self._shown = 0
+
+    def add(self, tokens: Iterable[int], *, last: bool) -> None:
+        """Takes the next tokens, of which nothing counts after a stop string."""
+        for token in tokens:
+            if self.stopped:
+                return
+            self.tokens.append(int(token))
+            self._grow(self._stream.add(int(token)))
+        if last and not self.stopped:
+            self._grow(self._stream.end())
+        certain = len(self.text) - (0 if last or self.stopped else self._held_back())
+        if self._callback is not None and certain > self._shown:
+            self._callback(self._row, self.text[self._shown : certain])
+        self._shown = max(certain, self._shown)
+
+    def _grow(self, piece: str) -> None:
+        self.text += piece
+        found = [at for stop in self._stop if (at := self.text.find(stop)) >= 0]
+        if found:
+            self.text = self.text[: min(found)]
+            self.stopped = True
+
+    def _held_back(self) -> int:
+        """Length of the end of the text that may turn out to begin a stop string."""
+        longest = max((len(stop) - 1 for stop in self._stop), default=0)
+        for length in range(min(longest, len(self.text)), 0, -1):
+            if any(stop.startswith(self.text[-length:]) for stop in self._stop):
+                return length
+        return 0
