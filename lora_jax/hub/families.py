@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from lora_jax.hub import bert, clip, deberta, decoder, gpt2, vision
+from lora_jax.hub import bert, clip, deberta, decoder, gpt2, llava, vision
 from lora_jax.hub.names import Names
 
 
@@ -33,6 +33,7 @@ FAMILIES: dict[str, Family] = {
     "gemma3_text": _DECODER,
     "gpt2": Family(gpt2.read_config, gpt2.names),
     "llama": _DECODER,
+    "llava": Family(llava.read_config, llava.names),
     "mistral": _DECODER,
     "mixtral": _DECODER,
     "qwen2": _DECODER,

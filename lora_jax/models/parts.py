@@ -1,9 +1,9 @@
-"""Models that hold other models."""
+"""Configs that hold other configs."""
 
 import dataclasses
 from typing import Any
 
-SHARED = ("dtype", "scan", "remat")
+_SHARED = ("dtype", "scan", "remat")
 
 
 def share(config: Any, *parts: str) -> None:
@@ -15,6 +15,6 @@ def share(config: Any, *parts: str) -> None:
         config: has the fields `dtype`, `scan` and `remat`.
         parts: names of its fields that are configs with the same fields.
     """
-    shared = {name: getattr(config, name) for name in SHARED}
+    shared = {name: getattr(config, name) for name in _SHARED}
     for part in parts:
         object.__setattr__(config, part, dataclasses.replace(getattr(config, part), **shared))

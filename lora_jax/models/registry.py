@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import PRNGKeyArray
 
-from lora_jax.models import bert, clip, deberta, decoder, gpt2, vision
+from lora_jax.models import bert, clip, deberta, decoder, gpt2, llava, vision
 from lora_jax.models.cache import Cache, empty_cache
 from lora_jax.models.outputs import check_length
 
@@ -22,6 +22,7 @@ FAMILIES: dict[str, Callable[..., nnx.Module]] = {
     "gemma3_text": decoder.Decoder,
     "gpt2": gpt2.GPT2,
     "llama": decoder.Decoder,
+    "llava": llava.Llava,
     "mistral": decoder.Decoder,
     "mixtral": decoder.Decoder,
     "qwen2": decoder.Decoder,

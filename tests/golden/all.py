@@ -1,6 +1,12 @@
 """Every case, by the name of its folder under tests/fixtures."""
 
-from golden import deberta, decoders, encoders, vision
+from golden import deberta, decoders, encoders, multimodal, vision
 from golden.case import Case
 
-CASES: dict[str, Case] = {**encoders.CASES, **deberta.CASES, **decoders.CASES, **vision.CASES}
+CASES: dict[str, Case] = {
+    **encoders.CASES,
+    **deberta.CASES,
+    **decoders.CASES,
+    **multimodal.CASES,
+    **vision.CASES,
+}
