@@ -278,7 +278,7 @@ class TextStream:
         self._start = 0
         self._shown = 0
 
-    def add(self, token: int) -> str:
+    def add(self, token: int | np.integer) -> str:
         """Takes the next token and returns the text that is certain now, often none."""
         self._ids.append(int(token))
         text = self._hidden()

@@ -113,6 +113,46 @@ def test_a_missing_shard(copy):
     refused(copy, "index.json lists model-00001-of-00001", "lacks it", error=FileNotFoundError)
 
 
+def shard(directory):
+    """Spreads the weights over two files with an index, and returns the index."""
+    tensors = load_file(directory / "model.safetensors")
+    (directory / "model.safetensors").unlink()
+    weight_map = {}
+    for i in range(2):
+        names = sorted(tensors)[i::2]
+        save_file({name: tensors[name] for name in names}, directory / f"model-{i}.safetensors")
+        weight_map |= dict.fromkeys(names, f"model-{i}.safetensors")
+    write_index(directory, weight_map)
+    return weight_map
+
+
+def write_index(directory, weight_map):
+    path = directory / "model.safetensors.index.json"
+    path.write_text(json.dumps({"weight_map": weight_map}))
+
+
+def test_a_truncated_shard(copy):
+    shard(copy)
+    path = copy / "model-1.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    refused(copy, path, "is not a whole safetensors file")
+
+
+def test_a_shard_that_lacks_a_tensor_of_the_index(copy):
+    weight_map = shard(copy)
+    write_index(copy, weight_map | {"more": "model-0.safetensors"})
+    refused(copy, "index.json says that 'more' is in model-0.safetensors, which does not hold it")
+    write_index(copy, weight_map | {QUERY: "model-1.safetensors"})
+    assert weight_map[QUERY] == "model-0.safetensors"
+    refused(copy, f"says that '{QUERY}' is in model-1.safetensors")
+
+
+@pytest.mark.parametrize("name", ["../model-0.safetensors", "a/b.safetensors", 3])
+def test_an_index_of_files_elsewhere(copy, name):
+    write_index(copy, shard(copy) | {QUERY: name})
+    refused(copy, f"index.json lists {name!r}, which is not the name of a file beside it")
+
+
 def test_an_index_without_a_map(copy):
     (copy / "model.safetensors").unlink()
     (copy / "model.safetensors.index.json").write_text("{}")
@@ -169,6 +209,36 @@ def test_a_config_without_a_size(copy):
 def test_a_config_that_asks_for_what_is_not_computed(copy, fields, message):
     edit_config(copy, **fields)
     refused(copy, copy / "config.json", message)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"hidden_size": -16}, "makes dim -16, which is no size of a model"),
+        ({"vocab_size": 10**12}, "makes vocab_size 1000000000000, which is no size"),
+        ({"intermediate_size": 24.5}, "makes ff_dim 24.5, which is no size"),
+        ({"hidden_size": "16"}, "does not go together with the options"),
+        ({"num_attention_heads": 0}, "does not go together with the options"),
+        ({"num_hidden_layers": 10**9}, "asks for 1000000000 tensors 'encoder.layer.{layer}."),
+        ({"intermediate_size": 2**31}, "has shape (24, 16), but config.json makes it (2147483648"),
+    ],
+)
+@pytest.mark.usefixtures("without_type_checks")
+def test_negative_and_absurd_sizes(copy, fields, message):
+    edit_config(copy, **fields)
+    refused(copy, message)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "mixtral"])
+def test_missing_and_unexpected_tensors_of_a_decoder_are_named(tmp_path, name):
+    directory = Path(shutil.copytree(FIXTURES / name, tmp_path / "model"))
+    whole = load_file(directory / "model.safetensors")
+    gone = sorted(whole)[len(whole) // 2]
+    rewrite(directory, lambda tensors: tensors.pop(gone))
+    refused(directory, f"no tensor '{gone.removeprefix('transformer.').removeprefix('model.')}'")
+    save_file(whole, directory / "model.safetensors")
+    rewrite(directory, lambda tensors: tensors.update(extra=np.ones(3, np.float32)))
+    refused(directory, "no place for: extra; pass regular expressions")
 
 
 def test_a_corrupt_tokenizer(copy):

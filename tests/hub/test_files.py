@@ -57,6 +57,14 @@ def test_a_model_that_is_half_cached_is_downloaded(hub_calls, tmp_path):
     assert len(calls) == 2
 
 
+def test_a_cached_model_without_a_tokenizer_is_read_when_the_hub_cannot_be_reached(hub_calls):
+    answers, calls = hub_calls
+    answers |= {True: FIXTURES / "gpt2", False: ConnectionError("unreachable")}
+    assert not (FIXTURES / "gpt2" / "tokenizer.json").exists()
+    assert hub.load_model("org/tiny").config.model_type == "gpt2"
+    assert len(calls) == 2
+
+
 @pytest.mark.parametrize(
     "error",
     [ConnectionError("unreachable"), errors.LocalEntryNotFoundError("offline")],

@@ -159,6 +159,45 @@ def test_the_hash_of_params_sees_every_change(change):
     assert hub.hash_params(params) != before
 
 
+def test_files_of_several_types_give_params_of_several_types(copy):
+    def mix(tensors):
+        return {n: t.astype(np.float32 if t.ndim == 1 else np.float16) for n, t in tensors.items()}
+
+    rewrite(copy, mix)
+    model = hub.load_model(copy)
+    assert model.params["layers"]["fc1"]["kernel"].dtype == jnp.float16
+    assert model.params["layers"]["fc1"]["bias"].dtype == jnp.float32
+    assert model.config.dtype == "float32"  # so that nothing in the files is rounded
+
+
+def test_options_are_fields_of_the_config_of_the_family():
+    model = hub.load_model(FIXTURES / "gpt2", scan=False, remat="full")
+    assert (model.config.scan, model.config.remat) == (False, "full")
+    with pytest.raises(ValueError, match=r"'gpt2' has no option pooler; it has .*scan, remat"):
+        hub.load_model(FIXTURES / "gpt2", pooler=True)
+    with pytest.raises(ValueError, match=r"config\.json does not go together with .* layers"):
+        hub.load_model(FIXTURES / "gpt2", layers=1)
+
+
+def test_the_directory_is_that_of_the_files():
+    assert hub.load_model(FIXTURES / "bert").directory == FIXTURES / "bert"
+
+
+def test_texts_end_where_the_settings_of_generation_say(tmp_path):
+    directory = Path(shutil.copytree(FIXTURES / "llama", tmp_path / "model"))
+    (directory / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, 9]}))
+    assert hub.load_model(directory).config.eos_ids == (7, 9)
+
+
+def test_a_padding_id_below_zero_is_none(tmp_path):
+    directory = Path(shutil.copytree(FIXTURES / "llama", tmp_path / "model"))
+    fields = json.loads((directory / "config.json").read_text())
+    fields |= {"pad_token_id": -1, "eos_token_id": 3}
+    (directory / "config.json").write_text(json.dumps(fields))
+    (directory / "generation_config.json").unlink(missing_ok=True)
+    assert hub.load_model(directory).tokenizer.pad_id == 3
+
+
 def test_loading_holds_the_params_and_no_second_copy(tmp_path):
     config = models.BertConfig(vocab_size=40, dim=64, layers=8, heads=2, ff_dim=256, positions=12)
     params = models.init(config, jax.random.key(0))
