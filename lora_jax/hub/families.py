@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from lora_jax.hub import bert, clip, deberta, decoder, gpt2, llava, vision
+from lora_jax.hub import bert, clip, deberta, decoder, gpt2, llava, qwen2_5_vl, vision
 from lora_jax.hub.names import Names
 
 
@@ -37,6 +37,7 @@ FAMILIES: dict[str, Family] = {
     "mistral": _DECODER,
     "mixtral": _DECODER,
     "qwen2": _DECODER,
+    "qwen2_5_vl": Family(qwen2_5_vl.read_config, qwen2_5_vl.names),
     "qwen3": _DECODER,
     "qwen3_moe": _DECODER,
     "roberta": Family(bert.read_config, bert.names),

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import PRNGKeyArray
 
-from lora_jax.models import bert, clip, deberta, decoder, gpt2, llava, vision
-from lora_jax.models.cache import Cache, empty_cache
+from lora_jax.models import bert, clip, deberta, decoder, gpt2, llava, qwen2_5_vl, vision
+from lora_jax.models.cache import empty_cache
 from lora_jax.models.outputs import check_length
 
 FAMILIES: dict[str, Callable[..., nnx.Module]] = {
@@ -26,6 +26,7 @@ FAMILIES: dict[str, Callable[..., nnx.Module]] = {
     "mistral": decoder.Decoder,
     "mixtral": decoder.Decoder,
     "qwen2": decoder.Decoder,
+    "qwen2_5_vl": qwen2_5_vl.QwenVL,
     "qwen3": decoder.Decoder,
     "qwen3_moe": decoder.Decoder,
     "roberta": bert.Encoder,
@@ -33,6 +34,9 @@ FAMILIES: dict[str, Callable[..., nnx.Module]] = {
     "siglip_vision_model": vision.VisionTower,
     "vit": vision.VisionTower,
 }
+
+# What makes the caches of families that keep more than a decoder does.
+CACHES: dict[str, Callable[..., Any]] = {"qwen2_5_vl": qwen2_5_vl.empty_shifted_cache}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # hashed by identity, so that jit can cache it
@@ -124,7 +128,7 @@ def init_head(config: Any, key: PRNGKeyArray) -> dict[str, Any]:
     return head
 
 
-def new_cache(config: Any, batch: int, slots: int) -> Cache:
+def new_cache(config: Any, batch: int, slots: int) -> Any:
     """Makes the empty cache of a decoder.
 
     Args:
@@ -138,8 +142,9 @@ def new_cache(config: Any, batch: int, slots: int) -> Cache:
     Raises:
         ValueError: more slots than the model has positions.
     """
+    make: Callable[..., Any] = CACHES.get(config.model_type, empty_cache)
     check_length(slots, None, config.max_length)
-    return empty_cache(config.layers, batch, slots, config.kv_heads, config.head_dim, config.dtype)
+    return make(config.layers, batch, slots, config.kv_heads, config.head_dim, config.dtype)
 
 
 def _as_array(value: Any) -> Any:

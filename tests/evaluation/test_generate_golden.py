@@ -41,7 +41,8 @@ def check(name, kind, directory):
     case = CASES[name]
     model, _, expected = load(case, directory)
     args = [expected[f"prompt:{argument}"] for argument in case.arguments]
-    named = {ours: expected[f"prompt:{theirs}"] for ours, theirs in case.named.items()}
+    prompt = {name.removeprefix("prompt:"): value for name, value in expected.items()}
+    named = case.keywords(model.config, prompt)
     made = generate(
         model.apply,
         model.params,

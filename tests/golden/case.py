@@ -36,6 +36,7 @@ class Case:
         arguments: the names of those inputs that our `apply` takes, in its order.
         named: our keyword arguments, by the names of those inputs.
         settings: further keyword arguments of our `apply` that are no arrays.
+        derive: `derive(config, inputs)` makes further keyword arguments from the inputs.
         output: the field of its output to compare.
         mask: name of the input that says which positions of the output count; None: all do.
         options: for `hub.load_model`.
@@ -52,6 +53,7 @@ class Case:
     arguments: tuple[str, ...] = ("input_ids", "attention_mask")
     named: Mapping[str, str] = dataclasses.field(default_factory=dict)
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    derive: Callable[[Any, Inputs], dict[str, Any]] | None = None
     output: str = "logits"
     mask: str | None = "attention_mask"
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -59,6 +61,11 @@ class Case:
     prompts: Callable[[np.random.Generator], Inputs] | None = None
     tokenizer: Callable[[Path], None] | None = None
     tolerance: float = 1e-5
+
+    def keywords(self, config: Any, inputs: Inputs) -> dict[str, Any]:
+        """The arrays that our `apply` takes by name."""
+        derived = {} if self.derive is None else self.derive(config, inputs)
+        return {ours: inputs[theirs] for ours, theirs in self.named.items()} | derived
 
 
 def texts(
@@ -130,7 +137,7 @@ def check(case: Case, directory: Path) -> None:
     """Checks that our output and the gradient of every parameter are those of the original."""
     model, wanted, expected = load(case, directory)
     args = [expected[name] for name in case.arguments]
-    named = {ours: expected[name] for ours, name in case.named.items()}
+    named = case.keywords(model.config, expected)
     probe = expected["probe"]
 
     def loss(params: Any) -> Any:

@@ -6,6 +6,8 @@ import numpy as np
 from golden.case import INIT_RANGE, Case, Inputs, texts
 from golden.decoders import GREEDY
 
+from lora_jax.models.qwen2_5_vl_plan import plan_positions, plan_vision
+
 IMAGE = 39
 TEXT: dict[str, Any] = {
     "vocab_size": 40,
@@ -66,6 +68,67 @@ def llava(eyes: str, text: dict[str, Any] | None = None, **fields: Any) -> Any:
     return transformers.LlavaForConditionalGeneration(config)
 
 
+GRID = np.array([[1, 4, 6], [1, 8, 4], [1, 2, 10]], np.int32)
+
+
+def qwen_inputs(left: bool = False):
+    """A text with one image and one with two, all of different sizes and of one window or more."""
+
+    def inputs(rng: np.random.Generator) -> Inputs:
+        made = texts(rng, IMAGE, 2 + 6 + 3, 1 + 8 + 1 + 5 + 2, left=left)
+        lines = [[0, 0, *[1] * 6, 0, 0, 0], [0, *[1] * 8, 0, *[1] * 5, 0, 0]]
+        for ids, mask, line in zip(*made.values(), lines, strict=True):
+            ids[mask == 1] = np.where(line, IMAGE, ids[mask == 1])
+        return made | {
+            "pixel_values": rng.normal(size=(24 + 32 + 20, 3 * 2 * 2 * 2)).astype(np.float32),
+            "image_grid_thw": GRID,
+            "mm_token_type_ids": (made["input_ids"] == IMAGE).astype(np.int32),
+        }
+
+    return inputs
+
+
+def qwen_plans(config: Any, inputs: Inputs) -> dict[str, Any]:
+    """What is computed from sizes of images before anything is compiled."""
+    grid, merge = inputs["image_grid_thw"], config.vision.merge
+    return {
+        "plan": plan_vision(grid, merge=merge, window=config.vision.window),
+        "positions": plan_positions(
+            inputs["input_ids"],
+            inputs["attention_mask"],
+            grid,
+            image_id=config.image_id,
+            merge=merge,
+        ),
+    }
+
+
+def qwen() -> Any:
+    """A Qwen2.5-VL of transformers with its random weights."""
+    import transformers
+
+    rope = {"rope_type": "default", "rope_theta": 100.0, "mrope_section": [1, 2, 1]}
+    config = transformers.Qwen2_5_VLConfig(
+        text_config=TEXT
+        | {"num_attention_heads": 2, "num_key_value_heads": 1, "rope_parameters": rope},
+        vision_config={
+            "depth": 2,
+            "hidden_size": 8,
+            "num_heads": 2,
+            "intermediate_size": 12,
+            "out_hidden_size": 16,
+            "patch_size": 2,
+            "window_size": 8,
+            "fullatt_block_indexes": [1],
+            "initializer_range": INIT_RANGE,
+        },
+        image_token_id=IMAGE,
+        video_token_id=38,
+    )
+    config._attn_implementation = "eager"
+    return transformers.Qwen2_5_VLForConditionalGeneration(config)
+
+
 CASES = {
     "llava": Case(
         make=lambda: llava("clip_vision_model"),
@@ -86,5 +149,13 @@ CASES = {
         ),
         inputs=llava_inputs(4),
         named={"pixels": "pixel_values"},
+    ),
+    "qwen2_5_vl": Case(
+        make=qwen,
+        inputs=qwen_inputs(),
+        named={"pixels": "pixel_values"},
+        derive=qwen_plans,
+        generate={"greedy": GREEDY},
+        prompts=qwen_inputs(left=True),
     ),
 }
