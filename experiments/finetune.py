@@ -89,7 +89,7 @@ def main(config: ConfigDict, workdir: Path | None) -> None:
     lifted = lift(config, base) if config.train == "lora" else None
     key = jax.random.key(config.seed)
     variables = init_variables(base, lifted, task.outputs, key)
-    labels = training.label(variables, RULES[config.train])
+    labels = training.label(variables, RULES[config.train], lifted.frozen if lifted else ())
     optimizer = training.make_optimizer(config.optimizer, labels, config.steps)
     outputs = make_outputs(base, lifted, config.pooling)
     step = training.make_step(partial(loss, outputs), optimizer)

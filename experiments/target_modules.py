@@ -189,7 +189,7 @@ def make_choice(
     variables = jax.eval_shape(
         partial(init_variables, base, lifted, task.outputs), jax.random.key(0)
     )
-    labels = training.label(variables, rules)
+    labels = training.label(variables, rules, lifted.frozen if lifted else ())
     counts = training.summary(variables, labels)
     trainable = sum(counts.values()) - counts.get(training.FROZEN, 0)
     optimizer = training.make_optimizer(optimizer_config, labels, config.steps)

@@ -14,15 +14,18 @@ from lora_jax import hub
 from lora_jax.adapters import stack, unstack
 from lora_jax.api import count_parameters, lift
 from lora_jax.lifting import Delta, DenseFallbackError, Factor, Lifted, Method, Site, Weight
-from lora_jax.methods import DoRA, LoRA
-from lora_jax.targets import ALL_LINEAR
+from lora_jax.methods import DoRA, Full, LoRA
+from lora_jax.targets import ALL_LINEAR, BIASES, NORMS
 
 __all__ = [
     "ALL_LINEAR",
+    "BIASES",
+    "NORMS",
     "Delta",
     "DenseFallbackError",
     "DoRA",
     "Factor",
+    "Full",
     "Lifted",
     "LoRA",
     "Method",

@@ -33,7 +33,8 @@ def lift(
       *args: example arguments of `f`, arrays or shapes; bools and other non-arrays are static.
       method: how ΔW is described; `LoRA()` if left out.
       targets: which weights to adapt. Names or path suffixes (``"q_proj"``), regular expressions
-        over whole paths, `ALL_LINEAR`; or a mapping from those to a rank or a method.
+        over whole paths, `ALL_LINEAR`, and `BIASES` and `NORMS` for methods that fit them; or a
+        mapping from those to a rank or a method.
       exclude: patterns of weights to leave out.
       strict: raise `DenseFallbackError` where a weight is used in a way that needs W + ΔW as an
         array, rather than warn once.

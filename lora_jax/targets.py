@@ -7,6 +7,9 @@ A pattern is, in this order:
 * a name: the path, its end (``"attention/query/kernel"``), or the end of the path of the module
   that holds the weight (``"query"``, ``"attention.query"``);
 * a role of the table below, where no weight bears that name.
+
+Methods that learn an array entry by entry (`Full`, `BitFit`, `LayerNormTuning`) fit biases and
+norms too. For them there are `BIASES` and `NORMS`, and the name of a module means all its arrays.
 """
 
 from __future__ import annotations
@@ -17,9 +20,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lora_jax.lifting import Method, Weight
+from lora_jax.lifting import Method, Weight, is_elementwise
 
 ALL_LINEAR = "all-linear"
+BIASES = "all-biases"
+NORMS = "all-norms"
 
 Targets = str | Sequence[str] | Mapping[str, Any]
 
@@ -35,6 +40,10 @@ HEAD = "lm_head"
 
 # Names that frameworks give to the array inside a module.
 ARRAY_NAMES = ("kernel", "weight", "embedding", "embeddings", "w")
+
+# What frameworks call a bias, and the modules of normalisations ("attention_norm", "ln_1").
+BIAS_NAMES = ("bias", "biases", "b")
+_NORM = re.compile(r"norm|(^|_)ln(_|\d|$)", re.IGNORECASE)
 
 _REGEX = re.compile(r"[*+?\[\](){}|^$\\]")
 
@@ -53,7 +62,8 @@ def choose(
         default method). Where several match a weight, the first wins.
       exclude: patterns of weights to leave out.
       method: for targets that bring none of their own.
-      weights: all candidates, by path.
+      weights: all float arrays, by path. Those of fewer than two axes are candidates for
+        elementwise methods alone.
       paths: the paths of all leaves, for error messages.
 
     Raises:
@@ -62,13 +72,14 @@ def choose(
     wanted = _as_mapping(targets)
     if not wanted:
         raise ValueError("no targets: name at least one weight, or use lora.ALL_LINEAR")
+    methods = {pattern: _method_for(own, method, pattern) for pattern, own in wanted.items()}
+    every = any(map(is_elementwise, methods.values()))
     excluded = {
-        path for pattern in _as_sequence(exclude) for path in match(pattern, weights, paths)
+        path for pattern in _as_sequence(exclude) for path in match(pattern, weights, paths, every)
     }
     chosen: dict[str, Method] = {}
-    for pattern, override in wanted.items():
-        own = _method_for(override, method, pattern)
-        for path in match(pattern, weights, paths):
+    for pattern, own in methods.items():
+        for path in match(pattern, weights, paths, is_elementwise(own)):
             if path not in excluded:
                 chosen.setdefault(path, own)
     if not chosen:
@@ -78,23 +89,58 @@ def choose(
     return chosen
 
 
-def match(pattern: str, weights: Mapping[str, Weight], paths: Sequence[str] = ()) -> list[str]:
+def match(
+    pattern: str, weights: Mapping[str, Weight], paths: Sequence[str] = (), every: bool = False
+) -> list[str]:
     """The paths of the weights that a pattern means.
+
+    Args:
+      pattern: see above.
+      weights: all float arrays, by path.
+      paths: the paths of all leaves, for error messages.
+      every: whether any array will do, of any number of axes, however the model uses it.
 
     Raises:
       ValueError: it matches none; the message names the nearest.
     """
     if not isinstance(pattern, str):
         raise ValueError(f"a target must be a string, not {pattern!r}")
-    found = _find(pattern, weights)
+    if not every and pattern in (BIASES, NORMS):
+        raise ValueError(f"target {pattern!r} is for Full, BitFit or LayerNormTuning")
+    found = _find_any(pattern, weights) if every else _find(pattern, weights)
     if not found:
         raise ValueError(_no_match(pattern, weights, paths))
     return found
 
 
+def _find_any(pattern: str, weights: Mapping[str, Weight]) -> list[str]:
+    """The arrays a pattern means to a method that fits any array."""
+    if pattern == BIASES:
+        return [path for path in weights if path.split("/")[-1] in BIAS_NAMES]
+    if pattern == NORMS:
+        return [path for path in weights if _NORM.search(_holder(path).split("/")[-1])]
+    if pattern == ALL_LINEAR:
+        return _find(pattern, weights)
+    if _REGEX.search(pattern):
+        expression = _compile(pattern)
+        return [
+            path
+            for path in weights
+            if expression.fullmatch(path) or expression.fullmatch(_holder(path))
+        ]
+    named = lambda name: [p for p in weights if _ends(name, p) or _ends(name, _holder(p))]
+    return named(pattern) or [path for part in ROLES.get(pattern, ()) for path in named(part)]
+
+
+def _holder(path: str) -> str:
+    """The module that holds an array of any name; of an array in no module, the array itself."""
+    return path.rpartition("/")[0] or path
+
+
 def _find(pattern: str, weights: Mapping[str, Weight]) -> list[str]:
     if pattern == ALL_LINEAR:
         return [path for path, w in weights.items() if w.is_linear and not _named(HEAD, path)]
+    weights = {path: weight for path, weight in weights.items() if len(weight.shape) >= 2}
     used = [path for path, weight in weights.items() if weight.has_roles]
     if _REGEX.search(pattern):
         expression = _compile(pattern)
@@ -113,9 +159,12 @@ def _find(pattern: str, weights: Mapping[str, Weight]) -> list[str]:
 
 def _named(name: str, path: str) -> bool:
     """Whether `name` is the path, its end, or the end of the path of the module that holds it."""
+    return _ends(name, path) or _ends(name, _module(path))
+
+
+def _ends(name: str, path: str) -> bool:
     wanted = name.replace(".", "/").strip("/").split("/")
-    whole, module = path.split("/"), _module(path).split("/")
-    return whole[-len(wanted) :] == wanted or module[-len(wanted) :] == wanted
+    return path.split("/")[-len(wanted) :] == wanted
 
 
 def _module(path: str) -> str:

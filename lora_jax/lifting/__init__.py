@@ -5,7 +5,7 @@ from lora_jax.lifting.lift import DenseFallbackError, Lifted, lift_weights
 from lora_jax.lifting.norms import adapted_norm
 from lora_jax.lifting.program import path_name
 from lora_jax.lifting.roles import Weight
-from lora_jax.lifting.site import Method, Site
+from lora_jax.lifting.site import Method, Site, is_elementwise
 
 __all__ = [
     "Delta",
@@ -16,6 +16,7 @@ __all__ = [
     "Site",
     "Weight",
     "adapted_norm",
+    "is_elementwise",
     "lift_weights",
     "path_name",
 ]

@@ -62,6 +62,21 @@ class Dropout:
 
 
 @dataclasses.dataclass(frozen=True)
+class Watch:
+    """Arrays of zeros whose gradients are the moments of a weight's inputs (see `watch.py`).
+
+    Attributes:
+      parts: for the count, the sum and the outer products of the rows; they move with the weight.
+      rows: what each row counts.
+      normalise: divide the rows of each use by their largest value.
+    """
+
+    parts: tuple[Factor, ...]
+    rows: Factor | None = None
+    normalise: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class Delta:
     """What a method does to a weight: ``W -> gain · (W + Σ terms)``.
 
@@ -69,26 +84,39 @@ class Delta:
       terms: products of factors, summed.
       gain: factors that multiply the sum; their axes are weight axes only.
       dropout: set by the lifting when it is called with an `rng`.
+      watch: set where the inputs of the weight are to be seen.
     """
 
     terms: tuple[Term, ...] = ()
     gain: tuple[Factor, ...] = ()
     dropout: Dropout | None = None
+    watch: Watch | None = None
 
     def map(self, fn: Callable[[Factor], Factor]) -> Delta:
-        """Applies `fn` to every factor, dropout keys included."""
-        drop = self.dropout
-        kept = drop if drop is None else Dropout(fn(drop.key), drop.rate)
-        return dataclasses.replace(self.map_values(fn), dropout=kept)
+        """Applies `fn` to every factor, those of dropout and watch included."""
+        drop, watch = self.dropout, self.watch
+        if drop is not None:
+            drop = Dropout(fn(drop.key), drop.rate)
+        if watch is not None:
+            watch = dataclasses.replace(watch, parts=tuple(map(fn, watch.parts)))
+        return dataclasses.replace(self.map_values(fn), dropout=drop, watch=watch)
 
     def map_values(self, fn: Callable[[Factor], Factor]) -> Delta:
-        """Applies `fn` to every factor but the dropout keys (e.g. a cast)."""
+        """Applies `fn` to every factor of terms and gain alone (e.g. a cast)."""
         terms = tuple(tuple(map(fn, term)) for term in self.terms)
-        return Delta(terms, tuple(map(fn, self.gain)), self.dropout)
+        return Delta(terms, tuple(map(fn, self.gain)), self.dropout, self.watch)
 
     @property
     def is_identity(self) -> bool:
         return not self.terms and not self.gain
+
+    @property
+    def is_full(self) -> bool:
+        """Whether ΔW is given entry by entry: then W + ΔW costs no more than W and ΔW apart."""
+        if not self.terms or self.gain or self.dropout is not None:
+            return False
+        arrays = [[factor for factor in term if factor.axes] for term in self.terms]
+        return all(len(term) == 1 and not term[0].hidden for term in arrays)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +157,8 @@ class AdaptedWeight:
 for _cls, _data, _meta in (
     (Factor, ["array"], ["axes"]),
     (Dropout, ["key"], ["rate"]),
-    (Delta, ["terms", "gain", "dropout"], []),
+    (Watch, ["parts", "rows"], ["normalise"]),
+    (Delta, ["terms", "gain", "dropout", "watch"], []),
     (AdaptedWeight, ["base", "delta"], ["path", "origin", "picked", "scanned", "looked_up"]),
 ):
     jax.tree_util.register_dataclass(_cls, data_fields=_data, meta_fields=_meta)

@@ -20,7 +20,7 @@ from lora_jax import compat
 from lora_jax.lifting import control, views
 from lora_jax.lifting.algebra import AdaptedWeight, NoRule, Origin, is_adapted, merged_origin
 from lora_jax.lifting.dense import dense
-from lora_jax.lifting.uses import USES
+from lora_jax.lifting.uses import PRODUCTS, USES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Interpreter:
         if value.looked_up:
             free = merged_origin(value.origin) - value.picked - value.scanned
             self.uses.append(Use("gather", value.picked, value.scanned, free))
-        elif not value.delta.is_identity and not _is_row(value):
+        elif not (value.delta.is_identity or value.delta.is_full or _is_row(value)):
             self.fallbacks[Fallback(value.path, primitive, why)] = None
         return dense(value)
 
@@ -114,6 +114,10 @@ class Interpreter:
 
     def _view_or_use(self, eqn: jex.JaxprEqn, operands: list[Any]) -> list[Any]:
         name = eqn.primitive.name
+        if name in PRODUCTS:
+            operands = [dense(v) if is_adapted(v) and v.delta.is_full else v for v in operands]
+            if not any(map(is_adapted, operands)):
+                return _bind(eqn, operands)
         if name in USES:
             return [USES[name](_Call(self, eqn), *operands)]
         if name == "concatenate":

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from lora_jax.lifting import dense
 from lora_jax.lifting.algebra import Delta, Dropout, Factor
@@ -19,7 +20,7 @@ from lora_jax.lifting.describe import describe, fallback_sentence, few
 from lora_jax.lifting.interpreter import Fallback, Interpreter
 from lora_jax.lifting.program import Program, discover, path_name, run_abstractly, trace
 from lora_jax.lifting.roles import Weight
-from lora_jax.lifting.site import Method, Site, check_arrays, make_site
+from lora_jax.lifting.site import Method, Site, check_arrays, check_gathered, make_site
 
 Factors = Mapping[str, Mapping[str, Any]]
 
@@ -47,19 +48,31 @@ class Lifted:
     strict: bool = False
     _reported: set[Fallback] = dataclasses.field(default_factory=set, repr=False)
 
-    def init(self, key: jax.Array, params: Any) -> dict[str, dict[str, jax.Array]]:
+    def init(
+        self, key: jax.Array, params: Any, gathered: Mapping[str, Any] | None = None
+    ) -> dict[str, dict[str, jax.Array]]:
         """New factors; ΔW is zero wherever the method starts at zero.
 
         Args:
           key: a PRNG key. A site's arrays depend on it and on the site's path alone.
           params: the frozen params (methods that start from W look at them).
+          gathered: for methods that start from data, what a pass over some batches found out about
+            each site, by path (`gather_inputs`, `gather_gradients`).
 
         Returns:
           ``{path: {name: array}}``, a plain pytree.
+
+        Raises:
+          ValueError: a method starts from data and nothing was gathered for its site.
         """
+        gathered = {} if gathered is None else gathered
+        check_gathered(self.sites, gathered)
         weights = self._weights(params)
         return {
-            site.path: site.method.init(_key_for(key, site.path), weights[site.path])
+            site.path: site.method.init(
+                _key_for(key, site.path),
+                dataclasses.replace(weights[site.path], gathered=gathered.get(site.path)),
+            )
             for site in self.sites
         }
 
@@ -104,6 +117,11 @@ class Lifted:
 
     def __str__(self) -> str:
         return describe(self.sites, self.num_base_parameters)
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Paths, within the tree of factors, of the arrays that never train."""
+        return tuple(f"{site.path}/{name}" for site in self.sites for name in site.frozen)
 
     # -- what fits what
 
@@ -222,7 +240,8 @@ def _find_fallbacks(program: Program, sites: Sequence[Site]) -> dict[Fallback, N
 
 def _delta(site: Site, arrays: Any, weight: Weight, rng: jax.Array | None) -> Delta:
     """What a site's arrays do to its weight, with dropout where a key is given."""
-    delta = site.method.delta(arrays, weight)
+    fixed = {name: lax.stop_gradient(arrays[name]) for name in site.frozen}
+    delta = site.method.delta({**arrays, **fixed}, weight)
     if rng is None or site.method.dropout == 0.0:
         return delta
     return dataclasses.replace(delta, dropout=_dropout(site, rng))

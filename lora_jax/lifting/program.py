@@ -88,21 +88,21 @@ def path_name(path: tuple[Any, ...]) -> str:
 
 
 def discover(program: Program) -> dict[str, Weight]:
-    """The weights of a program, and the roles of their axes."""
-    leaves = dict(zip(program.paths, program.leaves, strict=True))
-    candidates = {
+    """The float arrays of a program; of those with two axes or more, the roles of the axes."""
+    leaves = {
         path: leaf
-        for path, leaf in leaves.items()
-        if jnp.ndim(leaf) >= 2 and jnp.issubdtype(leaf.dtype, jnp.floating)
+        for path, leaf in zip(program.paths, program.leaves, strict=True)
+        if hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
     }
+    candidates = {path: leaf for path, leaf in leaves.items() if leaf.ndim >= 2}
     interpreter = run_abstractly(program, dict.fromkeys(candidates, Delta()), Interpreter(True))
-    uses: dict[str, list[Use]] = {path: [] for path in candidates}
+    uses: dict[str, list[Use]] = {path: [] for path in leaves}
     for use in interpreter.uses:
         for path in {path for path, _ in use.contracted | use.batch | use.free}:
             uses[path].append(use)
     return {
         path: weight_from_uses(path, tuple(leaf.shape), leaf.dtype, uses[path])
-        for path, leaf in candidates.items()
+        for path, leaf in leaves.items()
     }
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lora_jax.lifting.interpreter import Use
+if TYPE_CHECKING:
+    from lora_jax.lifting.interpreter import Use
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Weight:
       outs: axes kept in the result.
       uses: the primitives that consume it, in the order of the program.
       value: the frozen weight itself, where a method may look at it; else None.
+      gathered: what a pass over some data found out about the weight (see `Lifted.init`); else None.
     """
 
     path: str
@@ -37,6 +39,7 @@ class Weight:
     outs: tuple[int, ...]
     uses: tuple[str, ...] = ()
     value: Any = dataclasses.field(default=None, compare=False, repr=False)
+    gathered: Any = dataclasses.field(default=None, compare=False, repr=False)
 
     def sizes(self, axes: Sequence[int]) -> tuple[int, ...]:
         """The sizes of some axes.

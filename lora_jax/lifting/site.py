@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -16,7 +16,14 @@ from lora_jax.lifting.roles import Weight
 
 @runtime_checkable
 class Method(Protocol):
-    """How ΔW is described: arrays to learn, and the delta they make."""
+    """How ΔW is described: arrays to learn, and the delta they make.
+
+    A method may define two attributes more:
+
+    * `frozen`, a tuple of names of its arrays that never train (default: none);
+    * `elementwise`, whether it fits arrays that have no input and output side, such as biases and
+      the scales of norms (default: False).
+    """
 
     @property
     def dropout(self) -> float:
@@ -77,8 +84,25 @@ class Site:
         return self.weight.uses
 
     @property
+    def frozen(self) -> tuple[str, ...]:
+        """Names of the arrays that do not train."""
+        return frozen_arrays(self.method)
+
+    @property
     def num_parameters(self) -> int:
-        return sum(math.prod(array.shape) for array in self.arrays.values())
+        """Entries of the arrays that train."""
+        trained = [array for name, array in self.arrays.items() if name not in self.frozen]
+        return sum(math.prod(array.shape) for array in trained)
+
+
+def frozen_arrays(method: Method) -> tuple[str, ...]:
+    """Names of a method's arrays that do not train; most methods have none."""
+    return tuple(getattr(method, "frozen", ()))
+
+
+def is_elementwise(method: Method) -> bool:
+    """Whether a method fits arrays that have no input and output side."""
+    return bool(getattr(method, "elementwise", False))
 
 
 def make_site(weight: Weight, method: Method) -> Site:
@@ -88,7 +112,12 @@ def make_site(weight: Weight, method: Method) -> Site:
     def arrays(key: jax.Array, value: Any) -> dict[str, jax.Array]:
         return method.init(key, dataclasses.replace(weight, value=value))
 
-    return Site(weight, method, jax.eval_shape(arrays, jax.random.key(0), abstract))
+    site = Site(weight, method, jax.eval_shape(arrays, jax.random.key(0), abstract))
+    if unknown := sorted(set(site.frozen) - set(site.arrays)):
+        raise ValueError(
+            f"{type(method).__name__} freezes {unknown}, but its arrays are {sorted(site.arrays)}"
+        )
+    return site
 
 
 def check_arrays(site: Site, arrays: Mapping[str, Any]) -> None:
@@ -108,3 +137,14 @@ def check_arrays(site: Site, arrays: Mapping[str, Any]) -> None:
             )
         if not jnp.issubdtype(array.dtype, jnp.floating):
             raise ValueError(f"{name}[{key!r}] has dtype {array.dtype}, which is not a float type")
+
+
+def check_gathered(sites: Sequence[Site], gathered: Mapping[str, Any]) -> None:
+    """Raises `ValueError` where a method starts from data that was not gathered."""
+    for site in sites:
+        gather = getattr(site.method, "starts_from", None)
+        if gather is not None and site.path not in gathered:
+            raise ValueError(
+                f"{type(site.method).__name__} starts from data, and init was given none for "
+                f"{site.path!r}: pass init(key, params, gathered), gathered by {gather}"
+            )

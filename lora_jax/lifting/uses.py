@@ -29,6 +29,7 @@ from lora_jax.lifting.algebra import (
 )
 from lora_jax.lifting.calls import Call
 from lora_jax.lifting.lookups import gather
+from lora_jax.lifting.watch import seen
 
 # ---------------------------------------------------------------------------------------------
 # Products
@@ -57,7 +58,7 @@ def dot_general(call: Call, lhs: Any, rhs: Any) -> jax.Array:
     out: tuple[Label, ...] = (*batch, *((*kept_w, *kept_x) if weight_first else (*kept_x, *kept_w)))
 
     before, after = _gains(weight, summed)
-    x = scale_by(x, x_axes, before)
+    x = scale_by(seen(weight, x, x_axes, summed), x_axes, before)
     y = call.base(weight.base, x) if weight_first else call.base(x, weight.base)
     for term in weight.delta.terms:
         y = y + _product_term(call, weight, Factor(x, x_axes), term, out, y)
@@ -227,6 +228,7 @@ def _grouped_product(
 
 
 Rule = Callable[..., Any]
+PRODUCTS = ("conv_general_dilated", "dot_general", "ragged_dot_general")
 USES: dict[str, Rule] = {
     "conv_general_dilated": conv_general_dilated,
     "dot_general": dot_general,

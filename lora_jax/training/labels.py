@@ -35,7 +35,7 @@ FULL: tuple[Rule, ...] = (
 )
 
 
-def label(variables: PyTree, rules: Sequence[Rule]) -> PyTree:
+def label(variables: PyTree, rules: Sequence[Rule], frozen: Sequence[str] = ()) -> PyTree:
     """Labels every array of a tree.
 
     Args:
@@ -43,13 +43,15 @@ def label(variables: PyTree, rules: Sequence[Rule]) -> PyTree:
         `{"params": ..., "adapter": ..., "head": ...}`.
       rules: `(regex, label)` pairs, tried in order against whole paths such as
         `adapter/layers/q_proj/kernel/a`. A label of `None` freezes what it matches.
+      frozen: paths within `variables["adapter"]` of arrays that never train, whatever the rules
+        say: `lifted.frozen`, for methods with fixed projections.
 
     Returns:
       The same tree with a label in place of each array; frozen arrays are labelled `FROZEN`.
 
     Raises:
       ValueError: an array that no rule matches, or a rule that matches nothing, or one whose every
-        match was taken by the rules before it.
+        match was taken by the rules before it; or a path of `frozen` that is not there.
 
     Example:
       >>> label({"params": {"w": 0.0}, "head": {"w": 0.0}}, HEAD_ONLY)
@@ -59,6 +61,10 @@ def label(variables: PyTree, rules: Sequence[Rule]) -> PyTree:
     paths = [path_name(path) for path, _ in leaves]
     winners = {path: _first_match(path, rules) for path in paths}
     _check_every_rule_is_used(winners, rules)
+    for path in (f"adapter/{path}" for path in frozen):
+        if path not in winners:
+            raise ValueError(f"{path!r} is to be frozen, but the variables hold no such array")
+        winners[path] = (path, None)
     return jax.tree.unflatten(structure, [winners[path][1] or FROZEN for path in paths])
 
 

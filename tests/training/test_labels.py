@@ -65,3 +65,11 @@ def test_trees_with_empty_places_split_and_join():
     tree = {"params": {"kernel": jnp.ones(2), "bias": None}, "head": {"kernel": jnp.ones(1)}}
     trainable, frozen = split(tree, label(tree, HEAD_ONLY))
     assert join(trainable, frozen)["params"]["bias"] is None
+
+
+def test_arrays_that_a_method_fixes_are_never_trained():
+    frozen = ["layers/q_proj/kernel/a"]
+    labels = label(VARIABLES, LORA, frozen)
+    assert labels["adapter"]["layers/q_proj/kernel"] == {"a": FROZEN, "b": "adapter"}
+    with pytest.raises(ValueError, match="'adapter/layers/k_proj/kernel/a' is to be frozen, but"):
+        label(VARIABLES, LORA, ["layers/k_proj/kernel/a"])
