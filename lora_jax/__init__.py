@@ -15,23 +15,43 @@ from lora_jax.adapters import stack, unstack
 from lora_jax.api import count_parameters, lift
 from lora_jax.lifting import Delta, DenseFallbackError, Factor, Lifted, Method, Site, Weight
 from lora_jax.methods import DoRA, Full, LoRA
+from lora_jax.methods.initialisers import (
+    EVA,
+    CorDA,
+    InputMoments,
+    LoRAGA,
+    OLoRA,
+    Orthogonal,
+    PiSSA,
+    gather_gradients,
+    gather_inputs,
+)
 from lora_jax.targets import ALL_LINEAR, BIASES, NORMS
 
 __all__ = [
     "ALL_LINEAR",
     "BIASES",
+    "EVA",
     "NORMS",
+    "CorDA",
     "Delta",
     "DenseFallbackError",
     "DoRA",
     "Factor",
     "Full",
+    "InputMoments",
     "Lifted",
     "LoRA",
+    "LoRAGA",
     "Method",
+    "OLoRA",
+    "Orthogonal",
+    "PiSSA",
     "Site",
     "Weight",
     "count_parameters",
+    "gather_gradients",
+    "gather_inputs",
     "hub",
     "lift",
     "stack",

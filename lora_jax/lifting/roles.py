@@ -28,7 +28,7 @@ class Weight:
       outs: axes kept in the result.
       uses: the primitives that consume it, in the order of the program.
       value: the frozen weight itself, where a method may look at it; else None.
-      gathered: what a pass over some data found out about the weight (see `Lifted.init`); else None.
+      gathered: what a pass over some data found out about it (see `Lifted.init`); else None.
     """
 
     path: str

@@ -10,7 +10,7 @@ several uses and calls the moments add up, as gradients do.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
