@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from lora_jax.evaluation.invariant import hoist
 from lora_jax.evaluation.passes import is_stop, prompt_text, read_prompt, read_token
@@ -31,7 +31,7 @@ class Decoding(NamedTuple):
     logprobs: Float[Array, "rows new"]
     lengths: Int[Array, " rows"]
     finished: Bool[Array, " rows"]
-    keys: PRNGKeyArray | None
+    keys: Key[Array, " rows"] | None
     step: Int[Array, ""]
 
     @property
@@ -50,7 +50,7 @@ def begin_decoding(
     ids: Int[Array, "batch length"],
     mask: Int[Array, "batch length"],
     cache: Any,
-    keys: PRNGKeyArray | None,
+    keys: Key[Array, " batch"] | None,
     inputs: Mapping[str, Any],
 ) -> Decoding:
     """Reads the prompts and appends the first token to each.
@@ -144,7 +144,7 @@ def _append(state: Decoding, logits: Float[Array, "rows vocab"], sampling: Sampl
     )
 
 
-def _row_keys(keys: PRNGKeyArray, sequences: int) -> PRNGKeyArray:
+def _row_keys(keys: Key[Array, " batch"], sequences: int) -> Key[Array, " rows"]:
     """A key for each text of each prompt."""
     fold = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
     return fold(keys, jnp.arange(sequences)).reshape(-1)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int
 
 from lora_jax.evaluation.beam import BeamSearch, search_beams
 from lora_jax.evaluation.decode import Decoding, begin_decoding, continue_decoding
@@ -45,7 +45,7 @@ def generate(
     max_new_tokens: int,
     search: Sampling | BeamSearch | None = None,
     sequences: int = 1,
-    key: PRNGKeyArray | None = None,
+    key: Array | None = None,
     cache: Any = None,
     **inputs: Any,
 ) -> Generated:
@@ -107,7 +107,7 @@ def _generate(
     ids: Array,
     mask: Array,
     cache: Any,
-    keys: PRNGKeyArray | None,
+    keys: Array | None,
     inputs: Mapping[str, Any],
 ) -> Generated:
     search, new, sequences = settings

@@ -39,9 +39,14 @@ def hoist(step: Callable[[Any, Any], Any], params: Any, state: Any) -> Callable[
         else:
             left.append(eqn)
 
+    computed = [var for eqn in left for var in eqn.outvars]
+
     def bound(state: Any) -> Any:
         given = dict(zip(jaxpr.invars[len(leaves) :], jax.tree.leaves(state), strict=True))
-        return jax.tree.unflatten(tree, compat.evaluate(left, known | given, jaxpr.outvars))
+        env = known | given
+        env |= zip(computed, compat.evaluate(left, env, computed), strict=True)
+        outs = [v.val if isinstance(v, jex.Literal) else env[v] for v in jaxpr.outvars]
+        return jax.tree.unflatten(tree, outs)
 
     return bound
 

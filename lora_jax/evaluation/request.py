@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, PRNGKeyArray
+from jaxtyping import Array, Int, Key
 
 from lora_jax.evaluation.beam import BeamSearch
 from lora_jax.evaluation.passes import start_id
@@ -27,7 +27,7 @@ class Request(NamedTuple):
     settings: tuple[Sampling | BeamSearch, int, int]
     ids: Int[Array, "batch length"]
     mask: Int[Array, "batch length"]
-    keys: PRNGKeyArray | None
+    keys: Key[Array, " batch"] | None
 
 
 def check_request(
@@ -38,7 +38,7 @@ def check_request(
     max_new_tokens: int,
     search: Sampling | BeamSearch | None,
     sequences: int,
-    key: PRNGKeyArray | None,
+    key: Array | None,
     cache: Any,
 ) -> Request:
     """Checks what `generate` is asked for, and fills in what was left out.
@@ -55,10 +55,11 @@ def check_request(
     random = isinstance(search, Sampling) and not search.greedy
     if random and key is None:
         raise ValueError("a temperature above 0 needs key=jax.random.key(…)")
-    texts = search.beams if isinstance(search, BeamSearch) else None
-    if sequences < 1 or sequences > (texts or sequences):
-        raise ValueError(f"sequences = {sequences}; at least 1 and at most the number of beams")
-    if sequences > 1 and not random and texts is None:
+    beams = search.beams if isinstance(search, BeamSearch) else None
+    if sequences < 1 or (beams is not None and sequences > beams):
+        limit = "" if beams is None else f" and at most the number of beams, {beams}"
+        raise ValueError(f"sequences = {sequences}; it must be at least 1{limit}")
+    if sequences > 1 and not random and beams is None:
         raise ValueError(
             f"sequences = {sequences}, but greedy decoding makes one text; set a temperature"
         )
@@ -125,8 +126,10 @@ def _check_cache(batch: int, tokens: int, cache: Any) -> None:
         )
 
 
-def _spread(key: PRNGKeyArray, batch: int) -> PRNGKeyArray:
+def _spread(key: Array, batch: int) -> Key[Array, " batch"]:
     """A key for each prompt."""
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.wrap_key_data(key)
     if key.ndim == 0:
         return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
     if key.shape != (batch,):

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Key
 
 from lora_jax.evaluation.rules import Rules, require
 
@@ -48,7 +48,7 @@ class Sampling(Rules):
     def choose(
         self,
         logits: Float[Array, "rows vocab"],
-        keys: PRNGKeyArray | None,
+        keys: Key[Array, " rows"] | None,
         step: Int[Array, ""] | int,
     ) -> Int[Array, " rows"]:
         """Chooses a token for each row.

@@ -1,13 +1,13 @@
 """Texts in, texts out: generation with stop strings, and shown while it goes on."""
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Int
 
 from lora_jax.evaluation.beam import BeamSearch
 from lora_jax.evaluation.decode import begin_decoding, continue_decoding
@@ -46,7 +46,7 @@ def generate_text(
     search: Sampling | BeamSearch | None = None,
     stop: Sequence[str] = (),
     sequences: int = 1,
-    key: PRNGKeyArray | None = None,
+    key: Array | None = None,
     callback: Callback | None = None,
     chunk: int = 16,
     **inputs: Any,
@@ -167,11 +167,11 @@ class _Text:
         self._row = row
         self._shown = 0
 
-    def add(self, tokens: Iterable[int], *, last: bool) -> None:
+    def add(self, tokens: Int[np.ndarray, " count"], *, last: bool) -> None:
         """Takes the next tokens, of which nothing counts after a stop string."""
         for token in tokens:
             if self.stopped:
-                return
+                break
             self.tokens.append(int(token))
             self._grow(self._stream.add(int(token)))
         if last and not self.stopped:
