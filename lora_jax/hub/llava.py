@@ -6,6 +6,7 @@ from typing import Any
 from lora_jax.hub import decoder, vision
 from lora_jax.hub.clip import VISION_DEFAULTS
 from lora_jax.hub.names import Names, nest
+from lora_jax.hub.nested import language_fields
 from lora_jax.models.checks import check_name
 from lora_jax.models.llava import LlavaConfig
 
@@ -25,7 +26,6 @@ _LANGUAGE_DEFAULTS: dict[str, dict[str, Any]] = {
     "mistral": {},
     "qwen2": {},
 }
-_SPECIAL = ("pad_token_id", "bos_token_id", "eos_token_id", "tie_word_embeddings")
 
 
 def read_config(fields: Mapping[str, Any], **options: Any) -> LlavaConfig:
@@ -45,8 +45,9 @@ def read_config(fields: Mapping[str, Any], **options: Any) -> LlavaConfig:
     if missing:
         raise ValueError(f"lacks {', '.join(missing)}")
     tower = vision.read_config(_part(fields, "vision_config", VISION_DEFAULTS))
-    said = {name: fields[name] for name in _SPECIAL if fields.get(name) is not None}
-    language = decoder.read_config(said | _part(fields, "text_config", _LANGUAGE_DEFAULTS))
+    language = decoder.read_config(
+        language_fields(fields, _part(fields, "text_config", _LANGUAGE_DEFAULTS))
+    )
     layers = fields.get("vision_feature_layer", -2)
     layers = [layers] if isinstance(layers, int) else layers
     return LlavaConfig(

@@ -12,7 +12,11 @@ from jaxtyping import Array
 from lora_jax.hub import llama2c, llama2c_tokenizer
 from lora_jax.hub.families import FAMILIES, Family
 from lora_jax.hub.files import find_model, read_json
+from lora_jax.hub.images import ImageProcessor
 from lora_jax.hub.params import DTYPES, ShardingOf, read_params
+from lora_jax.hub.patches import PatchProcessor
+from lora_jax.hub.preprocessing import read_image_processor
+from lora_jax.hub.processor import Processor
 from lora_jax.hub.safetensors import Tensors, open_tensors
 from lora_jax.hub.tokenizer import Tokenizer
 from lora_jax.models import build
@@ -37,6 +41,16 @@ class Pretrained(NamedTuple):
     config: Any
     tokenizer: Tokenizer
     directory: Path
+
+    @property
+    def images(self) -> ImageProcessor | PatchProcessor:
+        """Pictures to pixels; `preprocessor_config.json` is read at each use."""
+        return read_image_processor(self.directory)
+
+    @property
+    def processor(self) -> Processor:
+        """Texts with pictures in them to inputs, for a model that reads both."""
+        return Processor(self.tokenizer, self.images, self.config)
 
 
 def load_model(

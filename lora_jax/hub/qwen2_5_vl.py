@@ -5,6 +5,7 @@ from typing import Any
 
 from lora_jax.hub import decoder
 from lora_jax.hub.names import Names, Stored, nest
+from lora_jax.hub.nested import language_fields
 from lora_jax.hub.vision import linear
 from lora_jax.models.qwen2_5_vl import QwenVLConfig
 from lora_jax.models.qwen2_5_vl_vision import QwenVisionConfig
@@ -44,11 +45,8 @@ def read_config(fields: Mapping[str, Any], **options: Any) -> QwenVLConfig:
     if not fields.get("vision_config"):
         raise ValueError("lacks vision_config")
     # Published files hold the fields of the language model beside vision_config.
-    inner = fields.get("text_config") or {}
-    text = {"rope_theta": 1_000_000.0, **fields, **inner, "model_type": "qwen2"}
-    text["tie_word_embeddings"] = any(
-        part.get("tie_word_embeddings", False) for part in (fields, inner)
-    )
+    inner = {"rope_theta": 1_000_000.0, **fields, **(fields.get("text_config") or {})}
+    text = language_fields(fields, inner) | {"model_type": "qwen2"}
     rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
     sections = tuple(rope.get("mrope_section", _SECTIONS))
     return QwenVLConfig(
