@@ -4,7 +4,6 @@ from lora_jax.hub.hashes import hash_file, hash_params
 from lora_jax.hub.images import ImageProcessor
 from lora_jax.hub.load import Pretrained, load_model
 from lora_jax.hub.patches import Patches, PatchProcessor
-from lora_jax.hub.peft import load_peft, save_peft
 from lora_jax.hub.preprocessing import read_image_processor
 from lora_jax.hub.processor import Processor, Prompt
 from lora_jax.hub.save import save_model
@@ -23,8 +22,6 @@ __all__ = [
     "hash_file",
     "hash_params",
     "load_model",
-    "load_peft",
     "read_image_processor",
     "save_model",
-    "save_peft",
 ]
