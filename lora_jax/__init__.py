@@ -11,7 +11,7 @@
 """
 
 from lora_jax import hub
-from lora_jax.adapters import stack, unstack
+from lora_jax.adapters import combine, merge_report, reduce_intruders, stack, to_lora, unstack
 from lora_jax.api import count_parameters, lift
 from lora_jax.lifting import Delta, DenseFallbackError, Factor, Lifted, Method, Site, Weight
 from lora_jax.methods import DoRA, Full, LoRA
@@ -49,11 +49,15 @@ __all__ = [
     "PiSSA",
     "Site",
     "Weight",
+    "combine",
     "count_parameters",
     "gather_gradients",
     "gather_inputs",
     "hub",
     "lift",
+    "merge_report",
+    "reduce_intruders",
     "stack",
+    "to_lora",
     "unstack",
 ]

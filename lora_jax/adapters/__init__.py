@@ -1,5 +1,19 @@
-"""Trees of factors."""
+"""Trees of factors: many over one base, arithmetic between them, conversion and merging."""
 
+from lora_jax.adapters.arithmetic import combine, scale
+from lora_jax.adapters.convert import to_lora
+from lora_jax.adapters.intruders import Reduced, reduce_intruders
+from lora_jax.adapters.merge import MergeReport, merge_report
 from lora_jax.adapters.stack import stack, unstack
 
-__all__ = ["stack", "unstack"]
+__all__ = [
+    "MergeReport",
+    "Reduced",
+    "combine",
+    "merge_report",
+    "reduce_intruders",
+    "scale",
+    "stack",
+    "to_lora",
+    "unstack",
+]

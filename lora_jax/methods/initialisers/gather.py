@@ -117,11 +117,10 @@ def gather_gradients(
         )
 
     def of_weights(weights: Mapping[str, Any], params: Any, args: Any) -> Any:
-        leaves = jax.tree.leaves(params)
-        named = zip((path_name(path) for path, _ in flat), leaves, strict=True)
-        return loss(
-            jax.tree.unflatten(tree, [weights.get(path, leaf) for path, leaf in named]), *args
-        )
+        paths = (path_name(path) for path, _ in flat)
+        leaves = zip(paths, jax.tree.leaves(params), strict=True)
+        mixed = [weights.get(path, leaf) for path, leaf in leaves]
+        return loss(jax.tree.unflatten(tree, mixed), *args)
 
     step = jax.jit(jax.grad(of_weights))
     wide = lambda grads: jax.tree.map(lambda leaf: leaf.astype(jnp.float32), grads)
