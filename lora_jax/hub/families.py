@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from lora_jax.hub import bert, clip, deberta, decoder, gpt2, llava, qwen2_5_vl, vision
+from lora_jax.hub import bert, clip, deberta, decoder, gpt2, llava, qwen2_5_vl, t5, vision
 from lora_jax.hub.names import Names
 
 
@@ -43,5 +43,6 @@ FAMILIES: dict[str, Family] = {
     "roberta": Family(bert.read_config, bert.names),
     "siglip": _TWO_TOWERS,
     "siglip_vision_model": _TOWER,
+    "t5": Family(t5.read_config, t5.names),
     "vit": _TOWER,
 }

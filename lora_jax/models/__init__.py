@@ -10,6 +10,8 @@ from lora_jax.models.decoder import DecoderConfig
 from lora_jax.models.gpt2 import GPT2Config, gpt3_config
 from lora_jax.models.heads import classify, init_classifier, normalize, pool, project
 from lora_jax.models.registry import FAMILIES, Model, build, init, init_head, new_cache
+from lora_jax.models.t5_cache import Seq2SeqCache
+from lora_jax.models.t5_config import T5Config
 
 __all__ = [
     "FAMILIES",
@@ -19,6 +21,8 @@ __all__ = [
     "DecoderConfig",
     "GPT2Config",
     "Model",
+    "Seq2SeqCache",
+    "T5Config",
     "build",
     "classify",
     "gpt3_config",

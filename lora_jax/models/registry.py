@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import PRNGKeyArray
 
-from lora_jax.models import bert, clip, deberta, decoder, gpt2, llava, qwen2_5_vl, vision
+from lora_jax.models import bert, clip, deberta, decoder, gpt2, llava, qwen2_5_vl, t5, vision
 from lora_jax.models.cache import empty_cache
 from lora_jax.models.outputs import check_length
+from lora_jax.models.t5_cache import empty_seq2seq_cache
 
 FAMILIES: dict[str, Callable[..., nnx.Module]] = {
     "bert": bert.Encoder,
@@ -32,11 +33,15 @@ FAMILIES: dict[str, Callable[..., nnx.Module]] = {
     "roberta": bert.Encoder,
     "siglip": clip.Clip,
     "siglip_vision_model": vision.VisionTower,
+    "t5": t5.T5,
     "vit": vision.VisionTower,
 }
 
 # What makes the caches of families that keep more than a decoder does.
-CACHES: dict[str, Callable[..., Any]] = {"qwen2_5_vl": qwen2_5_vl.empty_shifted_cache}
+CACHES: dict[str, Callable[..., Any]] = {
+    "qwen2_5_vl": qwen2_5_vl.empty_shifted_cache,
+    "t5": empty_seq2seq_cache,
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # hashed by identity, so that jit can cache it
@@ -129,10 +134,10 @@ def init_head(config: Any, key: PRNGKeyArray) -> dict[str, Any]:
 
 
 def new_cache(config: Any, batch: int, slots: int) -> Any:
-    """Makes the empty cache of a decoder.
+    """Makes the empty cache of a decoder, or of an encoder–decoder.
 
     Args:
-        config: the config of a decoder.
+        config: the config of the model.
         batch: number of texts.
         slots: number of tokens it can hold, padding included.
 
@@ -143,7 +148,8 @@ def new_cache(config: Any, batch: int, slots: int) -> Any:
         ValueError: more slots than the model has positions.
     """
     make: Callable[..., Any] = CACHES.get(config.model_type, empty_cache)
-    check_length(slots, None, config.max_length)
+    if config.max_length is not None:
+        check_length(slots, None, config.max_length)
     return make(config.layers, batch, slots, config.kv_heads, config.head_dim, config.dtype)
 
 

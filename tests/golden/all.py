@@ -1,6 +1,6 @@
 """Every case, by the name of its folder under tests/fixtures."""
 
-from golden import deberta, decoders, encoders, multimodal, vision
+from golden import deberta, decoders, encoders, multimodal, seq2seq, vision
 from golden.case import Case
 
 CASES: dict[str, Case] = {
@@ -8,5 +8,6 @@ CASES: dict[str, Case] = {
     **deberta.CASES,
     **decoders.CASES,
     **multimodal.CASES,
+    **seq2seq.CASES,
     **vision.CASES,
 }
