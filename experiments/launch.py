@@ -12,12 +12,14 @@ from ml_collections import ConfigDict, config_flags
 Main = Callable[[ConfigDict, Path | None], None]
 
 
-def launch(main: Main) -> None:
+def launch(main: Main, plan: Callable[[ConfigDict], None] | None = None) -> None:
     """Runs `main(config, workdir)`; a `workdir` of None asks for the plan only.
 
     Args:
       main: the experiment. Its ValueError and OSError are for the user, and shown without a
         traceback unless `--traceback` is given.
+      plan: prints the plan of an experiment that can do without a workdir: its `main` then writes
+        no files.
     """
     config = config_flags.DEFINE_config_file(
         "config", help_string="A file of configs/; --config.FIELD=VALUE overrides one field."
@@ -31,10 +33,13 @@ def launch(main: Main) -> None:
             sys.exit("error: no --config; try --config=configs/quickstart.py or --help")
         logging.set_verbosity(logging.WARNING)  # not every attempt to find an accelerator
         directory = None if dry_run.value or not workdir.value else Path(workdir.value)
-        if directory is None and not dry_run.value:
+        if directory is None and not dry_run.value and plan is None:
             sys.exit("error: no --workdir to write to; --dry_run prints the plan without one")
         try:
-            main(config.value, directory)
+            if dry_run.value and plan is not None:
+                plan(config.value)
+            else:
+                main(config.value, directory)
         except (ValueError, OSError, FloatingPointError) as error:
             if traceback.value:
                 raise

@@ -15,7 +15,7 @@ from lora_jax.evaluation.generate import Generated, generate
 from lora_jax.evaluation.request import Request, check_request
 from lora_jax.evaluation.rules import require
 from lora_jax.evaluation.sampling import Sampling
-from lora_jax.hub import Encoded, Pretrained, TextStream, Tokenizer
+from lora_jax.hub import Encoded, Pretrained, Prompt, TextStream, Tokenizer
 
 # What is called with the row of a text and the next piece of it.
 Callback = Callable[[int, str], None]
@@ -40,7 +40,7 @@ class Completion(NamedTuple):
 
 def generate_text(
     model: Pretrained,
-    prompts: Sequence[str] | Encoded,
+    prompts: Sequence[str] | Encoded | Prompt,
     *,
     max_new_tokens: int,
     search: Sampling | BeamSearch | None = None,
@@ -56,7 +56,7 @@ def generate_text(
     Args:
         model: a language model with its tokenizer; `model._replace(apply=…, params=…)` adds an
             adapter.
-        prompts: texts; or ids and mask, as a chat template or an image processor makes them.
+        prompts: texts; or what a tokenizer or a processor of images has made of them.
         max_new_tokens: largest number of new tokens.
         search: `Sampling(…)` or `BeamSearch(…)`; None is greedy.
         stop: strings that end a text, wherever they lie in its tokens; for sampling only.
@@ -77,7 +77,9 @@ def generate_text(
     """
     require(chunk >= 1, "chunk", chunk, "at least 1")
     require(not isinstance(stop, str) and all(stop), "stop", stop, "a sequence of texts, not empty")
-    if not isinstance(prompts, Encoded):
+    if isinstance(prompts, Prompt):
+        inputs = prompts.inputs | inputs
+    elif not isinstance(prompts, Encoded):
         prompts = model.tokenizer.encode(prompts, side="left")
     ids, mask = prompts.ids, prompts.mask
     options: dict[str, Any] = {
