@@ -19,9 +19,10 @@ from lora_jax.adapters.low_rank import (
     dense_change,
     factored,
     site_delta,
+    weights_by_path,
 )
 from lora_jax.adapters.relift import relift
-from lora_jax.lifting import Lifted, Site, path_name
+from lora_jax.lifting import Lifted, Site
 from lora_jax.methods import LoRA
 
 Factors = Mapping[str, Mapping[str, Any]]
@@ -58,7 +59,7 @@ def to_lora(
         where they are needed.
     """
     _check_choice(rank, energy)
-    leaves = _leaves(params)
+    leaves = weights_by_path(params)
     methods, converted = {}, {}
     for site in lifted.sites:
         base = leaves.get(site.path)
@@ -76,11 +77,6 @@ def _check_choice(rank: int | None, energy: float | None) -> None:
         raise ValueError(f"rank must be an integer of at least 1, not {rank!r}")
     if energy is not None and not 0.0 < energy <= 1.0:
         raise ValueError(f"energy must lie in (0, 1], not {energy!r}")
-
-
-def _leaves(params: Any) -> dict[str, Any]:
-    flat, _ = jax.tree_util.tree_flatten_with_path(params)
-    return {path_name(path): leaf for path, leaf in flat}
 
 
 def _nearest(

@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lora_jax.adapters.low_rank import as_lora_arrays, as_matrices
+from lora_jax.adapters.low_rank import as_lora_arrays, as_matrices, weights_by_path
 from lora_jax.adapters.recipe import Factors, check_plain
-from lora_jax.lifting import Lifted, path_name
+from lora_jax.lifting import Lifted
+from lora_jax.lifting.packed import unpacked
 
 
 class Reduced(NamedTuple):
@@ -61,14 +62,13 @@ def reduce_intruders(
     for name, value in (("threshold", threshold), ("keep", keep)):
         if not 0.0 <= value <= 1.0:
             raise ValueError(f"{name} must lie in [0, 1], not {value!r}")
-    flat, _ = jax.tree_util.tree_flatten_with_path(params)
-    leaves = {path_name(path): leaf for path, leaf in flat}
+    leaves = weights_by_path(params)
     reduced, intruders = {}, {}
     for site in lifted.sites:
         check_plain(site, factors)
         arrays, weight = factors[site.path], site.weight
         scale = float(site.method.scale)  # type: ignore[attr-defined]
-        base = as_matrices(jnp.asarray(leaves[site.path]).astype(jnp.float32), weight)
+        base = as_matrices(unpacked(leaves[site.path], jnp.float32), weight)
         rank = arrays["a"].shape[-1]
         a = arrays["a"].reshape(base.shape[0], weight.fan_in, rank).astype(jnp.float32)
         b = arrays["b"].reshape(base.shape[0], rank, weight.fan_out).astype(jnp.float32)

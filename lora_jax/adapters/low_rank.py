@@ -11,11 +11,18 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lora_jax.lifting import Delta, Factor, Site, Weight
+from lora_jax.lifting import Delta, Factor, Site, Weight, path_name
 from lora_jax.lifting.algebra import Term, contract
 from lora_jax.lifting.dense import apply_delta
+from lora_jax.lifting.packed import is_packed, unpacked
 
 Pair = tuple[jax.Array, jax.Array]  # (layers, in, rank) and (layers, rank, out), fp32
+
+
+def weights_by_path(params: Any) -> dict[str, Any]:
+    """The leaves of params by path; a quantised weight is one leaf."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(params, is_leaf=is_packed)
+    return {path_name(path): leaf for path, leaf in flat}
 
 
 def site_delta(site: Site, arrays: Mapping[str, Any], base: Any = None) -> Delta:
@@ -66,7 +73,7 @@ def _product(factors: Sequence[Factor], out: Sequence[Any], sizes: Mapping[Any, 
 
 def dense_change(delta: Delta, base: Any, weight: Weight) -> jax.Array:
     """``W' - W`` as fp32 matrices ``(layers, in, out)``."""
-    wide = jnp.asarray(base).astype(jnp.float32)
+    wide = unpacked(base, jnp.float32)
     return as_matrices(apply_delta(wide, delta) - wide, weight)
 
 

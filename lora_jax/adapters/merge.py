@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lora_jax.adapters.low_rank import weights_by_path
 from lora_jax.adapters.recipe import Factors
 from lora_jax.lifting import Lifted, path_name
+from lora_jax.lifting.packed import is_packed, unpacked
 
 
 class MergeReport(NamedTuple):
@@ -66,15 +68,16 @@ def merge_report(
         )
         if jnp.issubdtype(one.dtype, jnp.floating)
     ]
-    stored, exact, base = (
-        _sites(lifted, tree) for tree in (merged, _exact(lifted, params, factors), params)
-    )
-    largest = lambda x, y: float(jnp.abs(x.astype(jnp.float32) - y.astype(jnp.float32)).max())
+    exact = weights_by_path(_exact(lifted, params, factors))
+    stored, base = weights_by_path(merged), weights_by_path(params)
+    wide = lambda leaf: unpacked(leaf, jnp.float32)
+    largest = lambda x, y: float(jnp.abs(wide(x) - wide(y)).max())
+    paths = [site.path for site in lifted.sites]
     return MergeReport(
         output=max((float(jnp.abs(x - y).max()) for x, y in pairs), default=0.0),
         scale=max((float(jnp.abs(x).max()) for x, _ in pairs), default=0.0),
-        rounding={path: largest(stored[path], exact[path]) for path in exact},
-        change={path: largest(exact[path], base[path]) for path in exact},
+        rounding={path: largest(stored[path], exact[path]) for path in paths},
+        change={path: largest(exact[path], base[path]) for path in paths},
     )
 
 
@@ -82,10 +85,5 @@ def _exact(lifted: Lifted, params: Any, factors: Factors) -> Any:
     """The merged params with every site in fp32."""
     paths = {site.path for site in lifted.sites}
     wide = lambda path, leaf: leaf.astype(jnp.float32) if path_name(path) in paths else leaf
-    return lifted.merge(jax.tree_util.tree_map_with_path(wide, params), factors)
-
-
-def _sites(lifted: Lifted, params: Any) -> dict[str, Any]:
-    flat, _ = jax.tree_util.tree_flatten_with_path(params)
-    paths = {site.path for site in lifted.sites}
-    return {path_name(path): leaf for path, leaf in flat if path_name(path) in paths}
+    wide_params = jax.tree_util.tree_map_with_path(wide, params, is_leaf=is_packed)
+    return lifted.merge(wide_params, factors)

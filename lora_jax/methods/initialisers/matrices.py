@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from lora_jax.lifting import Weight
+from lora_jax.lifting.packed import is_packed
 
 
 def matrix_of(array: Any, weight: Weight) -> jax.Array:
@@ -30,7 +31,7 @@ def base_matrix(weight: Weight, asked: str) -> jax.Array:
     """
     if weight.value is None:
         raise ValueError(f"{asked} starts from the weight {weight.path!r}, which is not at hand")
-    if not isinstance(weight.value, jax.Array) and not hasattr(weight.value, "__array__"):
+    if is_packed(weight.value):
         raise ValueError(
             f"{asked} starts from the exact weight, and {weight.path!r} is quantised "
             f"({type(weight.value).__name__}): use LoftQ, or LoRA's own start"
