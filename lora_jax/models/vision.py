@@ -177,6 +177,8 @@ class VisionTower(nnx.Module):
         config = self.config
         if outputs is not None:
             check_name("outputs", outputs, OUTPUTS)
+        if outputs == "pooled" and config.pooling != "class" and not config.pooler:
+            raise ValueError("outputs 'pooled' needs the pooler: load the model with pooler=True")
         hidden = self.states(pixels, (config.layers,))[0]
         if config.output_norm:
             hidden = self.norm(hidden)
@@ -225,8 +227,6 @@ class VisionTower(nnx.Module):
     def pool(self, hidden: Float[Array, "batch tokens dim"]) -> Float[Array, "batch vector"]:
         """Makes one vector of each image."""
         config = self.config
-        if config.pooling != "class" and not config.pooler:
-            raise ValueError("outputs 'pooled' needs the pooler: load the model with pooler=True")
         if config.pooling == "attention":
             pooled = self.pooler(hidden)
         elif config.pooling == "dense":

@@ -15,7 +15,11 @@ from lora_jax.lifting import path_name
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 
 # Of each architecture one case; heads and switches do not change how weights are used.
-FAMILIES = [name for name in CASES if "_" not in name or name.startswith(("gemma", "qwen"))]
+FAMILIES = [
+    name
+    for name in CASES
+    if "_" not in name or name.startswith(("gemma", "qwen")) or name == "vit_classification"
+]
 
 
 def lifted_model(name, **options):
@@ -24,7 +28,7 @@ def lifted_model(name, **options):
     model = hub.load_model(FIXTURES / name, **(case.options | options))
     expected = dict(np.load(FIXTURES / name / "expected.npz"))
     args = [expected[key] for key in case.arguments]
-    named = {ours: expected[key] for ours, key in case.named.items()}
+    named = case.keywords(model.config, expected)
     lifted = lora.lift(
         model.apply,
         model.params,
