@@ -1,12 +1,13 @@
 """T5 and Flan-T5 (Raffel et al., 2020; Chung et al., 2022)."""
 
 import functools
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from lora_jax.models.cache import begin, visible
+from lora_jax.models.cache import advance, begin, visible
 from lora_jax.models.layers import Embedding, Linear, RMSNorm
 from lora_jax.models.outputs import finish
 from lora_jax.models.product import product
@@ -150,10 +151,10 @@ class T5(nnx.Module):
             cache = cache._replace(own=own)
         hidden = self.embed(decoder_ids)
         hidden, cache = self.decoder(hidden, order, keys, encoded, mask, cache)
+        result: Any = finish(hidden, order, None, outputs, self.head)
         if cache is None:
-            return finish(hidden, order, None, outputs, self.head)
-        result, own = finish(hidden, order, cache.own, outputs, self.head)
-        return result, cache._replace(own=own)
+            return result
+        return result, cache._replace(own=advance(cache.own, order.shape[1]))
 
     def encode(
         self,

@@ -113,7 +113,8 @@ def record(case: Case, directory: Path, seed: int = 0) -> None:
             gradient = parameter.grad
             parameter.copy_(torch.zeros_like(parameter) if gradient is None else gradient)
     model.save_pretrained(directory / "gradients")
-    (directory / "gradients" / "config.json").unlink()
+    for file in (directory / "gradients").glob("*.json"):
+        file.unlink()
     np.savez_compressed(directory / "expected.npz", **expected)
 
 

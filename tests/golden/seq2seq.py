@@ -10,7 +10,7 @@ SIZES: dict[str, Any] = {
     "vocab_size": 40,
     "d_model": 16,
     "d_kv": 6,
-    "d_ff": 24,
+    "d_ff": 16,
     # The other way about, `generate` of transformers fails: its cache has the encoder's layers.
     "num_layers": 3,
     "num_decoder_layers": 2,
