@@ -10,7 +10,7 @@
 (2, 3)
 """
 
-from lora_jax import hub
+from lora_jax import hub, quantization
 from lora_jax.adapters import combine, merge_report, reduce_intruders, stack, to_lora, unstack
 from lora_jax.api import count_parameters, lift
 from lora_jax.lifting import Delta, DenseFallbackError, Factor, Lifted, Method, Site, Weight
@@ -26,6 +26,7 @@ from lora_jax.methods.initialisers import (
     gather_gradients,
     gather_inputs,
 )
+from lora_jax.quantization import quantize
 from lora_jax.targets import ALL_LINEAR, BIASES, NORMS
 
 __all__ = [
@@ -56,6 +57,8 @@ __all__ = [
     "hub",
     "lift",
     "merge_report",
+    "quantization",
+    "quantize",
     "reduce_intruders",
     "stack",
     "to_lora",

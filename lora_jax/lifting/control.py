@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec, Sharding
 
 from lora_jax import compat
 from lora_jax.lifting.algebra import AdaptedWeight, Factor, is_adapted
+from lora_jax.lifting.packed import is_packed
 
 if TYPE_CHECKING:
     from lora_jax.lifting.interpreter import Interpreter
@@ -43,6 +44,8 @@ def _constrained(values: Sequence[Any], shardings: Sequence[Any]) -> list[Any]:
 
 def _constrain(value: Any, sharding: Sharding) -> Any:
     """On a weight the constraint binds the base; the compiler places the small factors."""
+    if is_adapted(value) and is_packed(value.base):
+        return value  # its arrays have other shapes: they stay where they are
     if is_adapted(value):
         return dataclasses.replace(value, base=lax.with_sharding_constraint(value.base, sharding))
     return lax.with_sharding_constraint(value, sharding)
@@ -68,6 +71,7 @@ def scan(interpreter: Interpreter, eqn: jex.JaxprEqn, operands: list[Any]) -> li
     closed = operands[:num_consts]
     carried, xs = operands[num_consts : num_consts + num_carry], operands[num_consts + num_carry :]
     loop = _Carry(interpreter, "scan", carried, body.invars[num_consts:], body.outvars)
+    xs = [_scannable(interpreter, x) for x in xs]
     scanned = {i: _ScannedWeight(x) for i, x in enumerate(xs) if is_adapted(x)}
 
     def step(carry: list[Any], x: list[Any]) -> tuple[list[Any], list[Any]]:
@@ -134,6 +138,13 @@ class _Carry:
         ]
 
 
+def _scannable(interpreter: Interpreter, value: Any) -> Any:
+    """A packed weight can be sliced where every array of it starts with the scanned axis."""
+    if is_adapted(value) and is_packed(value.base) and value.base.leading < 1:
+        return interpreter.unpack(value, "scan", "packed along the scanned axis, or a view of it")
+    return value
+
+
 class _ScannedWeight:
     """A stacked weight that a scan slices along axis 0."""
 
@@ -190,6 +201,8 @@ def cond(interpreter: Interpreter, eqn: jex.JaxprEqn, operands: list[Any]) -> li
 def shard_map(interpreter: Interpreter, eqn: jex.JaxprEqn, operands: list[Any]) -> list[Any]:
     """Each factor enters with the specs of the weight axes it holds."""
     params = eqn.params
+    why = "packed weights are not split by hand"
+    operands = [interpreter.unpack(value, "shard_map", why) for value in operands]
     body = lambda *values: interpreter.run_dense(params["jaxpr"], values, "shard_map")
     specs = tuple(
         _weight_specs(value, spec) if is_adapted(value) else spec

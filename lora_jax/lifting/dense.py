@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from lora_jax.lifting.algebra import AdaptedWeight, Delta, contract, expand
+from lora_jax.lifting.packed import unpacked
 
 
 def dense(weight: AdaptedWeight) -> Any:
@@ -19,9 +20,9 @@ def dense(weight: AdaptedWeight) -> Any:
 def apply_delta(base: Any, delta: Delta) -> Any:
     """``gain · (base + Σ terms)`` in the wider of fp32 and the base's dtype."""
     if delta.is_identity:
-        return base
+        return unpacked(base)
     wide = jnp.promote_types(base.dtype, jnp.float32)
-    value = base.astype(wide)
+    value = unpacked(base, wide)
     for term in _terms(delta, base.shape, wide):
         value = value + term
     for gain in delta.gain:
@@ -32,7 +33,7 @@ def apply_delta(base: Any, delta: Delta) -> Any:
 def remove_delta(merged: Any, delta: Delta) -> jax.Array:
     """The base of a merged weight: the inverse of `apply_delta`, exact to rounding."""
     wide = jnp.promote_types(merged.dtype, jnp.float32)
-    value = merged.astype(wide)
+    value = unpacked(merged, wide)
     for gain in delta.gain:
         value = value / expand(gain.astype(wide), merged.shape)
     for term in _terms(delta, merged.shape, wide):

@@ -15,11 +15,13 @@ from typing import Any
 import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
+from jax import lax
 
 from lora_jax import compat
 from lora_jax.lifting import control, views
 from lora_jax.lifting.algebra import AdaptedWeight, NoRule, Origin, is_adapted, merged_origin
 from lora_jax.lifting.dense import dense
+from lora_jax.lifting.packed import bind, consume, is_packed, unpacked, view
 from lora_jax.lifting.uses import PRODUCTS, USES
 
 
@@ -97,9 +99,16 @@ class Interpreter:
         if value.looked_up:
             free = merged_origin(value.origin) - value.picked - value.scanned
             self.uses.append(Use("gather", value.picked, value.scanned, free))
-        elif not (value.delta.is_identity or value.delta.is_full or _is_row(value)):
+        elif not (_costs_nothing_dense(value) or _is_row(value)):
             self.fallbacks[Fallback(value.path, primitive, why)] = None
         return dense(value)
+
+    def unpack(self, value: Any, primitive: str, why: str) -> Any:
+        """A weight whose base is no longer packed, reported; any other value as it is."""
+        if not is_adapted(value) or not is_packed(value.base):
+            return value
+        self.fallbacks[Fallback(value.path, primitive, why)] = None
+        return dataclasses.replace(value, base=unpacked(value.base))
 
     def _equation(self, eqn: jex.JaxprEqn, operands: list[Any]) -> list[Any]:
         name = eqn.primitive.name
@@ -110,21 +119,21 @@ class Interpreter:
                 return self._view_or_use(eqn, operands)
         except NoRule as reason:
             arrays = [self.densify(value, name, str(reason)) for value in operands]
-            return _bind(eqn, arrays)
+            return bind(eqn, arrays)
 
     def _view_or_use(self, eqn: jex.JaxprEqn, operands: list[Any]) -> list[Any]:
         name = eqn.primitive.name
         if name in PRODUCTS:
             operands = [dense(v) if is_adapted(v) and v.delta.is_full else v for v in operands]
             if not any(map(is_adapted, operands)):
-                return _bind(eqn, operands)
+                return bind(eqn, operands)
         if name in USES:
             return [USES[name](_Call(self, eqn), *operands)]
         if name == "concatenate":
-            (base,) = _bind(eqn, [_base(value) for value in operands])
+            (base,) = view(eqn, [_base(value) for value in operands])
             return [views.concatenate(operands, base, eqn.params["dimension"])]
         if name == "optimization_barrier":
-            bases = _bind(eqn, [_base(value) for value in operands])
+            bases = lax.optimization_barrier([_base(value) for value in operands])
             return [
                 dataclasses.replace(value, base=base) if is_adapted(value) else base
                 for value, base in zip(operands, bases, strict=True)
@@ -134,7 +143,7 @@ class Interpreter:
         if not is_adapted(weight) or any(map(is_adapted, others)):
             raise NoRule("no rule for an adapted weight as this operand")
         if name == "split":
-            return views.split(weight, _bind(eqn, [weight.base]), eqn.params["axis"])
+            return views.split(weight, view(eqn, [weight.base]), eqn.params["axis"])
         return [_view(eqn, weight, others, swapped)]
 
 
@@ -147,7 +156,7 @@ def _view(eqn: jex.JaxprEqn, weight: AdaptedWeight, others: list[Any], swapped: 
         delta, origin = views.VIEWS[name](weight, eqn.params, *others)
     else:
         raise NoRule("no rule for this primitive")
-    (base,) = _bind(eqn, [*others, weight.base] if swapped else [weight.base, *others])
+    (base,) = view(eqn, [*others, weight.base] if swapped else [weight.base, *others])
     picked = weight.picked
     if name in ("slice", "dynamic_slice"):  # W[i]: a single layer or expert
         single = [i for i, n in enumerate(base.shape) if n == 1 != weight.shape[i]]
@@ -165,7 +174,7 @@ class _Call:
         self.discovering = interpreter.discovering
 
     def base(self, *operands: Any) -> jax.Array:
-        return _bind(self._eqn, list(operands))[0]
+        return consume(self._eqn, operands)[0]
 
     def densify(self, weight: AdaptedWeight, why: str) -> Any:
         return self._interpreter.densify(weight, self._eqn.primitive.name, why)
@@ -197,6 +206,12 @@ class _Call:
         return jnp.where(keep, x / (1.0 - drop.rate), 0).astype(x.dtype)
 
 
+def _costs_nothing_dense(weight: AdaptedWeight) -> bool:
+    """Whether W + ΔW as an array is no more than what is there anyway."""
+    delta = weight.delta
+    return delta.is_full or (delta.is_identity and not is_packed(weight.base))
+
+
 def _is_row(weight: AdaptedWeight) -> bool:
     """A single row picked from a table is data: using it as such is no fallback."""
     return bool(weight.picked) and sum(n > 1 for n in weight.shape) <= 1
@@ -204,13 +219,6 @@ def _is_row(weight: AdaptedWeight) -> bool:
 
 def _base(value: Any) -> Any:
     return value.base if is_adapted(value) else value
-
-
-def _bind(eqn: jex.JaxprEqn, operands: list[Any]) -> list[Any]:
-    """Evaluates one equation as the model wrote it on other operands."""
-    pairs = zip(eqn.invars, operands, strict=True)
-    env = {var: value for var, value in pairs if not isinstance(var, jex.Literal)}
-    return compat.evaluate([eqn], env, eqn.outvars)
 
 
 def _last_uses(jaxpr: jex.Jaxpr) -> dict[Any, int]:

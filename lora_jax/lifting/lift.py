@@ -18,6 +18,7 @@ from lora_jax.lifting import dense
 from lora_jax.lifting.algebra import Delta, Dropout, Factor
 from lora_jax.lifting.describe import describe, fallback_sentence, few
 from lora_jax.lifting.interpreter import Fallback, Interpreter
+from lora_jax.lifting.packed import is_packed, unpacked
 from lora_jax.lifting.program import Program, discover, path_name, run_abstractly, trace
 from lora_jax.lifting.roles import Weight
 from lora_jax.lifting.site import Method, Site, check_arrays, check_gathered, make_site
@@ -98,7 +99,11 @@ class Lifted:
         return result
 
     def merge(self, params: Any, factors: Factors) -> Any:
-        """New params with W + ΔW in place of each W, computed in fp32; `params` is untouched."""
+        """New params with W + ΔW in place of each W, computed in fp32; `params` is untouched.
+
+        Quantised weights are dequantised in fp32, adapted or not: the new params are plain arrays
+        in the types that the weights had before they were quantised.
+        """
         return _replace(params, self._deltas(self._weights(params), factors), dense.apply_delta)
 
     def unmerge(self, merged: Any, factors: Factors) -> Any:
@@ -127,7 +132,7 @@ class Lifted:
 
     def _weights(self, params: Any) -> dict[str, Weight]:
         """The sites' weights with their values, after checking that params are those lifted."""
-        flat, _ = jax.tree_util.tree_flatten_with_path(params)
+        flat, _ = jax.tree_util.tree_flatten_with_path(params, is_leaf=is_packed)
         leaves = {path_name(path): leaf for path, leaf in flat}
         weights = {}
         for site in self.sites:
@@ -203,11 +208,22 @@ def lift_weights(
             )
             for site in sites
         ),
-        num_base_parameters=sum(math.prod(jnp.shape(leaf)) for leaf in program.leaves),
+        num_base_parameters=sum(math.prod(getattr(leaf, "shape", ())) for leaf in program.leaves),
         strict=strict,
     )
     lifted._report(fallbacks)
     return lifted
+
+
+def run_packed(
+    f: Callable[..., Any], params: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Any:
+    """``f(params, *args, **kwargs)``, each packed weight made dense where it is used."""
+    interpreter = Interpreter()
+    result = trace(f, params, args, kwargs).run(interpreter, {})
+    for fallback in interpreter.fallbacks:
+        warnings.warn(fallback_sentence(fallback), stacklevel=3)
+    return result
 
 
 def _replace(params: Any, deltas: Mapping[str, Delta], change: Callable[..., jax.Array]) -> Any:
@@ -215,9 +231,9 @@ def _replace(params: Any, deltas: Mapping[str, Delta], change: Callable[..., jax
 
     def one(path: tuple[Any, ...], leaf: Any) -> Any:
         delta = deltas.get(path_name(path))
-        return leaf if delta is None else change(leaf, delta).astype(leaf.dtype)
+        return unpacked(leaf) if delta is None else change(leaf, delta).astype(leaf.dtype)
 
-    return jax.tree_util.tree_map_with_path(one, params)
+    return jax.tree_util.tree_map_with_path(one, params, is_leaf=is_packed)
 
 
 def _find_fallbacks(program: Program, sites: Sequence[Site]) -> dict[Fallback, None]:

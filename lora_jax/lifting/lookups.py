@@ -21,6 +21,7 @@ from lora_jax.lifting.algebra import (
     product_dtype,
 )
 from lora_jax.lifting.calls import Call
+from lora_jax.lifting.packed import is_packed
 
 
 def gather(call: Call, weight: Any, index: Any) -> Any:
@@ -35,7 +36,11 @@ def gather(call: Call, weight: Any, index: Any) -> Any:
     rows = call.base(weight.base, index)
     pick = lambda factor: plan.rows(factor, index)
     factors = [factor for term in weight.delta.terms for factor in term if factor.axes]
-    if call.discovering or (factors and all(plan.holds(factor) for factor in factors)):
+    if (
+        call.discovering
+        or is_packed(rows)
+        or (factors and all(plan.holds(factor) for factor in factors))
+    ):
         return dataclasses.replace(
             weight,
             base=rows,

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from lora_jax.lifting.algebra import AdaptedWeight, Delta
 from lora_jax.lifting.interpreter import Interpreter, Use
+from lora_jax.lifting.packed import abstract, is_packed
 from lora_jax.lifting.roles import Weight, weight_from_uses
 
 
@@ -20,13 +21,15 @@ class Program:
 
     jaxpr: Any
     paths: tuple[str, ...]
-    leaves: tuple[Any, ...]  # of params; only arrays
+    leaves: tuple[Any, ...]  # of params; only arrays and packed weights
     inputs: tuple[Any, ...]  # of args and kwargs; only arrays
     out_tree: Any
 
     def run(self, interpreter: Interpreter, deltas: Mapping[str, Delta]) -> Any:
         values = [
-            _adapted(path, leaf, deltas[path]) if path in deltas else leaf
+            _adapted(path, leaf, deltas.get(path, Delta()))
+            if path in deltas or is_packed(leaf)
+            else leaf
             for path, leaf in zip(self.paths, self.leaves, strict=True)
         ]
         results = interpreter.run_dense(self.jaxpr, [*values, *self.inputs], "return")
@@ -40,11 +43,11 @@ def _adapted(path: str, leaf: Any, delta: Delta) -> AdaptedWeight:
 
 def trace(f: Callable, params: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Program:
     """Traces ``f(params, *args, **kwargs)`` once; nothing is computed."""
-    flat, params_tree = jax.tree_util.tree_flatten_with_path(params)
+    flat, params_tree = jax.tree_util.tree_flatten_with_path(params, is_leaf=is_packed)
     leaves = [leaf for _, leaf in flat]
     inputs, inputs_tree = jax.tree.flatten((tuple(args), dict(kwargs)))
     call, dynamic = _without_static(f, params_tree, leaves, inputs_tree, inputs)
-    jaxpr, shape = jax.make_jaxpr(call, return_shape=True)(dynamic)
+    jaxpr, shape = jax.make_jaxpr(call, return_shape=True)(list(map(abstract, dynamic)))
     arrays = [(path, leaf) for path, leaf in flat if _is_array(leaf)]
     return Program(
         jaxpr=jaxpr,
