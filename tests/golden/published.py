@@ -68,7 +68,9 @@ def theirs(facts: dict[str, Any]) -> Tensors:
     config = transformers.AutoConfig.for_model(**facts["config"])
     with torch.device("meta"):
         model = getattr(transformers, facts["architecture"])(config)
-    saved = revert_weight_conversion(model, dict(model.state_dict()))
+    # Of tensors that are one and the same the first alone is saved.
+    once = {id(x): (name, x) for name, x in reversed(model.state_dict(keep_vars=True).items())}
+    saved = revert_weight_conversion(model, dict(reversed(once.values())))
     names, shapes = build(facts)
     known = {
         tensor
