@@ -7,12 +7,14 @@ arXiv 2410.07170, sections 3.2 and 3.3.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from lora_jax.lifting import Weight
+from lora_jax.lifting import Lifted, Weight
 from lora_jax.methods.initialisers.gather import InputMoments
 from lora_jax.methods.initialisers.matrices import as_factors
 from lora_jax.methods.lora import LoRA
@@ -69,3 +71,46 @@ def explained(moments: InputMoments, weight: Weight) -> jax.Array:
     """The share of the inputs' variance along each component, largest first, ``(*batch, in)``."""
     values, _, _ = components(moments, weight)
     return values / values.sum(axis=-1, keepdims=True)
+
+
+def ranks_by_variance(
+    lifted: Lifted, moments: Mapping[str, InputMoments], rho: float = 2.0
+) -> dict[str, tuple[int, ...]]:
+    """How EVA shares the ranks of all sites and layers out among them, by explained variance.
+
+    All components of all weights are ordered by the share of variance they explain, and as many of
+    the first are taken as there are ranks now; none gets more than `rho` times its rank. Among
+    equal shares (weights with the same inputs) earlier sites come first.
+
+    Args:
+      lifted: its sites have ranks, one for all layers of a site.
+      moments: of its sites' inputs, concrete.
+      rho: at least 1; 1 leaves the ranks as they are.
+
+    Returns:
+      The rank of each layer of each site, by path; some may be zero.
+
+    Raises:
+      ValueError: rho below 1, or a site that nothing was gathered for.
+    """
+    if not rho >= 1.0:
+        raise ValueError(f"rho must be at least 1, not {rho!r}")
+    shares, owners, budget = [], [], 0
+    for site in lifted.sites:
+        if site.path not in moments:
+            raise ValueError(f"nothing was gathered for {site.path!r}")
+        rank = int(site.method.rank)  # type: ignore[attr-defined]
+        found = np.asarray(explained(moments[site.path], site.weight))
+        found = found.reshape(-1, found.shape[-1])[:, : round(rank * rho)]
+        for layer, row in enumerate(found):
+            shares.extend(row)
+            owners.extend([(site.path, layer)] * len(row))
+            budget += rank
+    taken = np.argsort(-np.asarray(shares), kind="stable")[:budget]
+    counts = dict.fromkeys(owners, 0)
+    for index in taken:
+        counts[owners[index]] += 1
+    return {
+        site.path: tuple(n for (path, _), n in counts.items() if path == site.path)
+        for site in lifted.sites
+    }
