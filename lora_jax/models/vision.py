@@ -29,8 +29,9 @@ class VisionConfig(TowerConfig):
 
     Args:
         model_type: "vit", "clip_vision_model" or "siglip_vision_model".
-        image_size: height and width of an image in pixels, multiples of `patch_size`.
-        patch_size: height and width of a patch in pixels.
+        image_size: height and width of an image in pixels.
+        patch_size: height and width of a patch in pixels; what no whole patch covers, at the right
+            and at the bottom, is not read.
         channels: channels of an image.
         class_token: put a learned token before the patches.
         patch_bias: whether the map from patches to hidden states has a bias.
@@ -71,10 +72,8 @@ class VisionConfig(TowerConfig):
         super().__post_init__()
         check_name("pooling", self.pooling, POOLINGS)
         check_name("pooler_activation", self.pooler_activation, ACTIVATIONS)
-        if any(side % patch for side, patch in zip(self.image_size, self.patch_size, strict=True)):
-            raise ValueError(
-                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
-            )
+        if not self.patches:
+            raise ValueError(f"image_size {self.image_size} is less than a patch {self.patch_size}")
         if self.head is not None:
             check_name("head", self.head, ("classification",))
         if not self.class_token and (self.head or self.pooling != "attention"):
@@ -83,10 +82,15 @@ class VisionConfig(TowerConfig):
             )
 
     @property
+    def grid(self) -> tuple[int, int]:
+        """How many patches an image is high and wide."""
+        (height, width), (rows, columns) = self.image_size, self.patch_size
+        return height // rows, width // columns
+
+    @property
     def patches(self) -> int:
         """The number of patches of an image."""
-        (height, width), (rows, columns) = self.image_size, self.patch_size
-        return (height // rows) * (width // columns)
+        return self.grid[0] * self.grid[1]
 
 
 class AttentionPool(nnx.Module):
@@ -212,11 +216,10 @@ class VisionTower(nnx.Module):
         """Cuts images into patches and gives each its position."""
         config = self.config
         _check_images(pixels.shape, config)
-        batch, channels, height, width = pixels.shape
-        rows, columns = config.patch_size
-        cut = pixels.reshape(
-            batch, channels, height // rows, rows, width // columns, columns
-        ).transpose(0, 2, 4, 1, 3, 5)
+        batch, (down, across), (rows, columns) = len(pixels), config.grid, config.patch_size
+        whole = pixels[:, :, : down * rows, : across * columns]
+        cut = whole.reshape(batch, config.channels, down, rows, across, columns)
+        cut = cut.transpose(0, 2, 4, 1, 3, 5)
         hidden = self.patches(cut.reshape(batch, config.patches, -1))
         if config.class_token:
             first = jnp.broadcast_to(self.class_token[...], (batch, 1, config.dim))

@@ -61,7 +61,7 @@ def test_a_vector_needs_the_pooler():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"image_size": (224, 220)}, r"\(224, 220\) is not a multiple of patch_size \(16, 16\)"),
+        ({"image_size": (224, 12)}, r"\(224, 12\) is less than a patch \(16, 16\)"),
         ({"class_token": False}, "need a class token"),
         ({"pooling": "max"}, "unknown pooling 'max'; known: class, dense, attention"),
         ({"head": "regression"}, "unknown head 'regression'; known: classification"),
