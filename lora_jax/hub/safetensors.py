@@ -176,7 +176,9 @@ class Pending(NamedTuple):
         return math.prod(self.shape) * (int(bits[0]) // 8 if bits else 1)  # BOOL has a byte
 
 
-def write_tensors(path: Path, tensors: Sequence[Pending]) -> None:
+def write_tensors(
+    path: Path, tensors: Sequence[Pending], metadata: Mapping[str, str] | None = None
+) -> None:
     """Writes a safetensors file, holding one tensor at a time.
 
     The library's own writer wants all tensors of a file at once.
@@ -184,9 +186,10 @@ def write_tensors(path: Path, tensors: Sequence[Pending]) -> None:
     Args:
         path: the file.
         tensors: in the order of the file.
+        metadata: what else the file says of itself.
     """
     # Says to transformers how the axes of these weights are ordered.
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     end = 0
     for one in tensors:
         offsets = [end, end := end + one.nbytes]

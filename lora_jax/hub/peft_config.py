@@ -1,0 +1,166 @@
+"""adapter_config.json: which modules an adapter is for, and how it is scaled."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from lora_jax.hub.peft_modules import EXPERTS, Layout, Module
+
+# What the fields are in a config that says nothing of them.
+DEFAULTS: dict[str, Any] = {
+    "LORA": {"r": 8, "lora_alpha": 8},
+}
+
+# Variants of LoRA that change what the tensors mean.
+_VARIANTS = (
+    "alora_invocation_tokens",
+    "arrow_config",
+    "kasa_config",
+    "layer_replication",
+    "lora_bias",
+    "megatron_config",
+    "monteclora_config",
+    "use_bdlora",
+    "use_qalora",
+    "velora_config",
+)
+
+
+class Targets(NamedTuple):
+    """Which modules an adapter is for, as PEFT says it.
+
+    Args:
+        modules: ends of names of modules.
+        layers: numbers of the layers; None means all.
+        parameters: ends of names of parameters that hold all experts.
+    """
+
+    modules: list[str]
+    layers: list[int] | None
+    parameters: list[str]
+
+
+def find_targets(layout: Layout, adapted: Mapping[Module, Sequence[str]]) -> Targets:
+    """Says which modules are adapted, as briefly as is unambiguous.
+
+    Args:
+        layout: the modules of the model.
+        adapted: the modules, and their names in the layers that are adapted.
+    """
+    others = {m.name for m in layout.modules} - {m.name for m in adapted if m.kind != EXPERTS}
+    layers = _common_layers([m for m in adapted if m.kind != EXPERTS], adapted)
+    modules, parameters = [], []
+    for module, names in adapted.items():
+        complete = len(names) == len(module.places)
+        if module.kind == EXPERTS:
+            ends = [f"{name}.{module.parameter}" for name in names]
+            rest = {f"{m.name}.{m.parameter}" for m in layout.modules if m != module}
+            end = find_end(f"{module.name}.{module.parameter}", rest) if complete else None
+            parameters += ends if end is None else [end]
+            continue
+        end = find_end(module.name, others) if complete or layers is not None else None
+        modules += list(names) if end is None else [end]
+    return Targets(list(dict.fromkeys(modules)), layers, parameters)
+
+
+def find_end(
+    name: str, others: Iterable[str], ends: Callable[[str, str], bool] | None = None
+) -> str | None:
+    """The shortest end of a name, cut at dots, that is no end of any of the others.
+
+    >>> find_end("h.{layer}.attn.c_proj", ["h.{layer}.mlp.c_proj"])
+    'attn.c_proj'
+    """
+    ends = ends or (lambda other, end: f".{other}".endswith(f".{end}"))
+    parts = name.split(".")
+    for start in range(len(parts) - 1, -1, -1):
+        if "{" in parts[start]:
+            return None
+        end = ".".join(parts[start:])
+        if not any(ends(other, end) for other in others):
+            return end
+    return None
+
+
+def _common_layers(
+    modules: Sequence[Module], adapted: Mapping[Module, Sequence[str]]
+) -> list[int] | None:
+    """The layers that are adapted, where all modules agree and PEFT can tell the layers."""
+    found = []
+    for module in modules:
+        numbers = [re.match(r".*?\.[^.]*\.(\d+)\.", name) for name in adapted[module]]
+        if not all(numbers):
+            return None
+        found.append([int(number[1]) for number in numbers if number])
+    complete = all(len(adapted[module]) == len(module.places) for module in modules)
+    return None if complete or any(one != found[0] for one in found) else found[0]
+
+
+def find_patterns(
+    layout: Layout, values: Mapping[Module, Mapping[str, float]]
+) -> tuple[float, dict[str, float]]:
+    """A value for most modules, and a pattern of PEFT for each of the rest.
+
+    Args:
+        layout: the modules of the model.
+        values: for each module the value in each layer, by the name of the module there.
+    """
+    counts = Counter(value for by_name in values.values() for value in by_name.values())
+    usual = counts.most_common(1)[0][0]
+    patterns: dict[str, float] = {}
+    for module, by_name in values.items():
+        tail = f".{module.parameter}" if module.kind == EXPERTS else ""
+        if set(by_name.values()) == {usual}:
+            continue
+        end = find_end(
+            module.name + tail, {m.name for m in layout.modules if m.name != module.name}
+        )
+        if end is not None and len(set(by_name.values())) == 1:
+            patterns[end] = next(iter(by_name.values()))
+        else:
+            patterns |= {name + tail: value for name, value in by_name.items() if value != usual}
+    return usual, patterns
+
+
+def check_config(fields: Mapping[str, Any], where: Any) -> str:
+    """Checks that the tensors of an adapter mean what we take them for.
+
+    Returns:
+        Its type, such as "LORA".
+
+    Raises:
+        ValueError: the type is unknown, or it is a variant that we do not have.
+    """
+    kind = fields.get("peft_type")
+    if kind not in DEFAULTS:
+        raise ValueError(
+            f"{where} has peft_type {kind!r}; supported: {', '.join(sorted(DEFAULTS))}"
+        )
+    if variants := [name for name in _VARIANTS if fields.get(name)]:
+        raise ValueError(f"{where} asks for {variants[0]}, a variant that is not supported")
+    return str(kind)
+
+
+def rank_of(fields: Mapping[str, Any], name: str) -> int:
+    """The rank of a module's adapter, by the rules of PEFT."""
+    default = fields.get("r", DEFAULTS[fields["peft_type"]]["r"])
+    return int(_by_pattern(fields.get("rank_pattern"), name, default))
+
+
+def scale_of(fields: Mapping[str, Any], name: str, rank: int) -> float:
+    """The scale of a module's ΔW, by the rules of PEFT."""
+    default = fields.get("lora_alpha", DEFAULTS[fields["peft_type"]]["lora_alpha"])
+    alpha = float(_by_pattern(fields.get("alpha_pattern"), name, default))
+    return alpha / (math.sqrt(rank) if fields.get("use_rslora") else rank)
+
+
+def _by_pattern(patterns: Mapping[str, Any] | None, name: str, default: Any) -> Any:
+    """The value of the first pattern that the end of the name matches."""
+    for pattern, value in (patterns or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", name):
+            return value
+    return default

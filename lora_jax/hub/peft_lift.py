@@ -1,0 +1,152 @@
+"""From the files of an adapter to the lift that it was made for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+
+from lora_jax.hub.names import Names
+from lora_jax.hub.peft_config import check_config
+from lora_jax.hub.peft_files import CONFIG, Found, read_adapter
+from lora_jax.hub.peft_load import find_meanings, load_peft, rank_and_scale
+from lora_jax.hub.peft_modules import Layout, Module, find_layout, leaves_of
+from lora_jax.hub.peft_sites import form_of_type
+from lora_jax.lifting import Lifted, Method, Weight, lift_weights
+from lora_jax.methods import Full
+
+
+def lift_peft(
+    directory: str | Path,
+    function: Any,
+    params: Any,
+    *args: Any,
+    config: Any = None,
+    names: Names | None = None,
+    strict: bool = False,
+    **kwargs: Any,
+) -> tuple[Lifted, dict[str, dict[str, Any]]]:
+    """Lifts a function as an adapter of PEFT's asks for, and loads that adapter.
+
+    Args:
+        directory: holds `adapter_config.json` and `adapter_model.safetensors`.
+        function: the model, `function(params, *args, **kwargs)`.
+        params: the base.
+        *args: example arguments of the function, arrays or shapes.
+        config: the config of the model, where the function only calls one.
+        names: a table of names, for models that are not of this library.
+        strict: as in `lora_jax.lift`.
+        **kwargs: example keyword arguments of the function.
+
+    Returns:
+        The lifted function and its factors, in the types of the file.
+
+    Raises:
+        FileNotFoundError: a file is not there.
+        ValueError: a file is broken, or is not for this model.
+    """
+    methods = load_peft_config(directory, function, params, config=config, names=names)
+
+    def pick(weights: Mapping[str, Weight], paths: Sequence[str]) -> dict[str, Method]:
+        del paths
+        return {path: method for path, method in methods.items() if path in weights}
+
+    lifted = lift_weights(function, params, args, kwargs, pick, strict)
+    factors = load_peft(directory, lifted, params=params, config=config, names=names)
+    return lifted, factors
+
+
+def load_peft_config(
+    directory: str | Path,
+    function: Any,
+    params: Any,
+    *,
+    config: Any = None,
+    names: Names | None = None,
+) -> dict[str, Method]:
+    """Reads which of our weights an adapter of PEFT's adapts, and how.
+
+    Args:
+        directory: holds `adapter_config.json` and `adapter_model.safetensors`.
+        function: the model.
+        params: the base, or its shapes.
+        config: the config of the model, where the function only calls one.
+        names: a table of names, for models that are not of this library.
+
+    Returns:
+        A method for each path, as `lora_jax.lift` takes them for `targets`.
+
+    Raises:
+        FileNotFoundError: a file is not there.
+        ValueError: a file is broken, or is not for this model.
+    """
+    stored = read_adapter(directory)
+    check_config(stored.fields, stored.file.parent / CONFIG)
+    shapes = {path: leaf.shape for path, leaf in leaves_of(params)}
+    task_type = stored.fields.get("task_type")
+    layout = find_layout(function, shapes, config=config, names=names, task_type=task_type)
+    adapted, whole = _modules(stored, layout)
+    methods: dict[str, Method] = {}
+    for module, keys in adapted.items():
+        for part, row in module.rows.items():
+            if method := _method(stored, module, part, row.path, keys):
+                methods[row.path] = method
+    for module in whole:
+        if module not in adapted:
+            methods |= {row.path: Full() for row in module.rows.values()}
+    return methods
+
+
+def _modules(
+    stored: Found, layout: Layout
+) -> tuple[dict[Module, dict[tuple[int, ...], dict[str, str]]], list[Module]]:
+    """The modules that have an adapter, with their keys by layer and array; those saved whole."""
+    adapted: dict[Module, dict[tuple[int, ...], dict[str, str]]] = {}
+    whole: list[Module] = []
+    unknown = []
+    for meaning, key in find_meanings(stored, layout).items():
+        if isinstance(meaning, str):
+            found = layout.find(*meaning.rpartition(".")[::2])
+            if found is None:
+                unknown.append(key)
+            elif found[0] not in whole:
+                whole.append(found[0])
+        elif isinstance(meaning[0], Module):
+            module, place, bare = meaning
+            adapted.setdefault(module, {}).setdefault(place, {})[bare] = key
+    if unknown:
+        more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
+        raise ValueError(
+            f"{stored.file} is not for this model, which has no module for "
+            f"{', '.join(unknown[:3])}{more}"
+        )
+    return adapted, whole
+
+
+def _method(
+    stored: Found,
+    module: Module,
+    part: int,
+    path: str,
+    keys: Mapping[tuple[int, ...], Mapping[str, str]],
+) -> Method | None:
+    """The method of one of our parameters; None where the file leaves that part alone."""
+    ours = stored.remarks.get("sites")
+    if isinstance(ours, dict) and path not in ours:
+        return None
+    form = form_of_type(stored.fields["peft_type"])
+    arrays = next(iter(keys.values()))
+    dtype = jnp.dtype(stored.tensors[next(iter(arrays.values()))].dtype)
+    ranks, scales = [], []
+    for place in module.places:
+        rank, scale = 0, 0.0
+        if place in keys:
+            rank, scale = rank_and_scale(stored, module, next(iter(keys[place].values())))
+        ranks.append(rank)
+        scales.append(scale)
+    if isinstance(ours, dict):
+        ranks, scales = ours[path]["ranks"], ours[path]["scales"]
+    tensors = {bare: stored.tensors[key] for bare, key in arrays.items()}
+    return form.method(stored.fields, tensors, ranks, scales, dtype)

@@ -1,0 +1,137 @@
+"""The sites of a lift sorted by how PEFT's files hold them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lora_jax.hub.peft_form import Form, Part
+from lora_jax.hub.peft_lora import LoRAForm
+from lora_jax.hub.peft_modules import EXPERT_PARAMETERS, EXPERTS, Layout, Module
+from lora_jax.lifting import Lifted, Site
+from lora_jax.methods import DoRA, Full, LoRA
+from lora_jax.methods.initialisers.rebased import Rebased
+
+FORMS: Mapping[type, Form] = {LoRA: LoRAForm(), DoRA: LoRAForm()}
+
+
+class Sorted(NamedTuple):
+    """The sites of a lift.
+
+    Args:
+        form: PEFT's form of the method.
+        parts: sites of that method by the module that holds them, in the order of its parts.
+        whole: sites that are trained whole.
+    """
+
+    form: Form
+    parts: dict[Module, list[Part]]
+    whole: list[Site]
+
+
+def sort_sites(
+    lifted: Lifted, layout: Layout, factors: Mapping[str, Mapping[str, Any]] | None = None
+) -> Sorted:
+    """Sorts the sites of a lift.
+
+    Args:
+        lifted: the lifted function.
+        layout: the modules of the model.
+        factors: the arrays of the sites; None where they are yet to be read.
+
+    Raises:
+        ValueError: PEFT has no form for a site, or for its method together with the others.
+    """
+    whole = [site for site in lifted.sites if isinstance(site.method, Full)]
+    rest = [site for site in lifted.sites if site not in whole]
+    if not rest:
+        raise ValueError("PEFT has no adapter that only trains arrays whole: adapt some by LoRA")
+    forms = {form.peft_type: form for form in map(form_of, rest)}
+    if len(forms) > 1:
+        raise ValueError(
+            f"an adapter of PEFT has one method, but this lift has {' and '.join(forms)}"
+        )
+    (form,) = forms.values()
+    parts: dict[Module, list[Part]] = {}
+    for site in rest:
+        module, number = owner_of(site, layout)
+        arrays = None if factors is None else factors[site.path]
+        parts.setdefault(module, []).append(_part(module, number, site, arrays))
+    for site in whole:
+        if owner_of(site, layout)[0].kind == EXPERTS:
+            raise ValueError(f"PEFT cannot save {site.path!r}, all experts' weights, whole")
+    for module, own in parts.items():
+        own.sort(key=lambda part: part.number)
+        form.check(module, own)
+    return Sorted(form, parts, whole)
+
+
+def form_of(site: Site) -> Form:
+    """PEFT's form of a site's method."""
+    for kind in type(site.method).__mro__:
+        if kind in FORMS:
+            return FORMS[kind]
+    known = ", ".join(kind.__name__ for kind in FORMS)
+    raise ValueError(
+        f"PEFT's files have no form here for {type(site.method).__name__}, the method of "
+        f"{site.path!r}; they have for {known} and Full"
+    )
+
+
+def form_of_type(peft_type: str) -> Form:
+    """The form of a type of PEFT's."""
+    return next(form for form in FORMS.values() if form.peft_type == peft_type)
+
+
+def owner_of(site: Site, layout: Layout) -> tuple[Module, int]:
+    """The module that holds a site, and which part of it that is."""
+    owner = layout.owner(site.path)
+    if owner is None:
+        raise ValueError(f"the table of names has no module for {site.path!r}")
+    return owner
+
+
+def _part(module: Module, number: int, site: Site, arrays: Mapping[str, Any] | None) -> Part:
+    method: Any = site.method
+    layers = len(module.places)
+    ranks = list(getattr(method, "ranks", None) or [getattr(method, "rank", 1)] * layers)
+    scales = _scales(method, ranks)
+    given = dict(arrays or {})
+    if isinstance(method, Rebased):
+        if arrays is None:
+            raise ValueError(
+                f"{type(method).__name__} is saved as plain LoRA of twice the rank: load it into "
+                f"LoRA(rank={2 * method.rank}) for {site.path!r}"
+            )
+        given = method.plain(given, site.weight)
+        ranks = [2 * rank for rank in ranks]
+    return Part(number, site, {k: np.asarray(v) for k, v in given.items()}, ranks, scales)
+
+
+def _scales(method: Any, ranks: Sequence[int]) -> list[float]:
+    alphas = getattr(method, "alphas", None)
+    if alphas is None and getattr(method, "ranks", None) is None:
+        return [getattr(method, "scale", 1.0)] * len(ranks)
+    alphas = alphas or [method.alpha] * len(ranks)
+    roots = [max(math.sqrt(rank) if method.rs else rank, 1) for rank in ranks]
+    return [alpha / root for alpha, root in zip(alphas, roots, strict=True)]
+
+
+def pattern_name(module: Module, name: str) -> str:
+    """What PEFT compares patterns of ranks with: a module, or a parameter that holds experts."""
+    return f"{name}.{module.parameter}" if module.kind == EXPERTS else name
+
+
+def wrappers(module: Module, adapted: Sequence[Module]) -> str:
+    """What stands after the name of a module that others are wrapped around.
+
+    PEFT wraps the adapted parameters of experts one around the other, the last outermost.
+    """
+    if module.kind != EXPERTS:
+        return ""
+    order = [m for m in adapted if m.kind == EXPERTS and m.name == module.name]
+    order.sort(key=lambda m: EXPERT_PARAMETERS.index(m.parameter))
+    return ".base_layer" * (len(order) - 1 - order.index(module))
