@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from golden.case import QUICK
 
 from lora_jax import hub, models
 from lora_jax.models.stack import REMAT_POLICIES
@@ -24,7 +25,7 @@ def relative(found, wanted):
 
 
 def run(model, params, *inputs):
-    return jax.jit(model.apply)(params, *inputs)
+    return jax.jit(model.apply, compiler_options=QUICK)(params, *inputs)
 
 
 def gradients(model, params, inputs, probe):
@@ -32,7 +33,7 @@ def gradients(model, params, inputs, probe):
         hidden = model.apply(params, *inputs)
         return (hidden * probe).sum(), hidden
 
-    return jax.jit(jax.grad(loss, has_aux=True))(params)
+    return jax.jit(jax.grad(loss, has_aux=True), compiler_options=QUICK)(params)
 
 
 def random_batch(config, *lengths, seed=0):
