@@ -17,9 +17,11 @@ from lora_jax.hub.params import DTYPES, ShardingOf, read_params
 from lora_jax.hub.patches import PatchProcessor
 from lora_jax.hub.preprocessing import read_image_processor
 from lora_jax.hub.processor import Processor
+from lora_jax.hub.quantized import as_quantization
 from lora_jax.hub.safetensors import Tensors, open_tensors
 from lora_jax.hub.tokenizer import Tokenizer
 from lora_jax.models import build
+from lora_jax.quantization import accept_quantized
 
 _LARGEST_SIZE = 2**32
 
@@ -61,6 +63,7 @@ def load_model(
     revision: str | None = None,
     sharding: ShardingOf | None = None,
     ignore: Sequence[str] = (),
+    quantize: str | Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Pretrained:
     """Loads a model from a directory of Hugging Face files, the local cache or the hub.
@@ -75,6 +78,9 @@ def load_model(
         sharding: gives the sharding of a parameter from its path and shape, as in
             `lambda path, shape: NamedSharding(mesh, PartitionSpec())`.
         ignore: regular expressions of tensors to leave out, besides those known to be unused.
+        quantize: `"nf4"` or `"int8"`, or the arguments of `lora.quantize` as a mapping, such as
+            `{"kind": "nf4", "keep": ("o_proj",)}`: linear weights are quantised as they are read,
+            a layer at a time, and the function takes them so.
         **options: fields of the family's config that the files do not decide. All have `scan`
             (False unrolls the layers, faster for few layers on CPU) and `remat` (what the backward
             pass keeps of a layer: "none" keeps everything, "dots", "dots_no_batch", "full" keeps
@@ -87,6 +93,7 @@ def load_model(
         FileNotFoundError: the model or one of its files is not there.
         ValueError: the family or an option is not known, or a file is corrupt or does not fit.
     """
+    quantization = as_quantization(quantize)
     with _open(name_or_path, revision, sha256) as files:
         family = _family(files)
         options["dtype"] = dtype or _stored_dtype(files.tensors)
@@ -100,8 +107,10 @@ def load_model(
             dtype=dtype,
             sharding=sharding,
             ignore=ignore,
+            quantization=quantization,
         )
-    return Pretrained(model.apply, params, config, tokenizer, files.config_file.parent)
+    apply = model.apply if quantization is None else accept_quantized(model.apply)
+    return Pretrained(apply, params, config, tokenizer, files.config_file.parent)
 
 
 class _Files(NamedTuple):

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lora_jax.hub.names import Index, Names, Stored
+from lora_jax.hub.quantized import Quantization, read_quantized
 from lora_jax.hub.safetensors import Tensors
 from lora_jax.lifting import path_name
 
@@ -30,6 +31,7 @@ def read_params(
     dtype: str | None = None,
     sharding: ShardingOf | None = None,
     ignore: Sequence[str] = (),
+    quantization: Quantization | None = None,
 ) -> dict[str, Any]:
     """Reads the params of a model. All names and shapes are checked before anything is read.
 
@@ -43,6 +45,7 @@ def read_params(
         sharding: gives the sharding of a parameter from its path and shape. Then only the slices
             that this process holds are read.
         ignore: regular expressions of further tensors that the model does not need.
+        quantization: how linear weights are quantised while they are read; None: not.
 
     Returns:
         Nested dicts of arrays.
@@ -58,9 +61,11 @@ def read_params(
         source.check()
     used = {name for source in sources for name in source.names}
     _check_unexpected(used, named, tensors, (*names.unused, *ignore))
+    quantized = quantization.paths(shapes) if quantization else set()
     params: dict[str, Any] = {}
     for source in sources:
-        _insert(params, source.row.path, _place(source, sharding))
+        path = source.row.path
+        _insert(params, path, _place(source, sharding, quantization if path in quantized else None))
     return params
 
 
@@ -188,14 +193,19 @@ def _check_unexpected(
         )
 
 
-def _place(source: _Source, sharding: ShardingOf | None) -> jax.Array:
-    if sharding is None:
+def _place(source: _Source, sharding: ShardingOf | None, how: Quantization | None) -> Any:
+    wanted = None if sharding is None else sharding(source.row.path, source.shape)
+    if how is not None:
+        try:
+            return read_quantized(source.read, source.shape, how, wanted)
+        except ValueError as error:
+            raise ValueError(f"params[{source.row.path!r}] {error}") from None
+    if wanted is None:
         return jnp.asarray(source.read())
-    wanted = sharding(source.row.path, source.shape)
     return jax.make_array_from_callback(source.shape, wanted, source.read)
 
 
-def _insert(tree: dict[str, Any], path: str, leaf: jax.Array) -> None:
+def _insert(tree: dict[str, Any], path: str, leaf: Any) -> None:
     *parents, name = path.split("/")
     for parent in parents:
         tree = tree.setdefault(parent, {})

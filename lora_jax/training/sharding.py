@@ -15,7 +15,8 @@ import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-from lora_jax.lifting import Site, path_name
+from lora_jax.lifting import Site, is_packed, path_name
+from lora_jax.quantization import packed_shardings
 from lora_jax.training.labels import split
 from lora_jax.training.optimizer import Optimizer
 from lora_jax.training.state import TrainState
@@ -72,7 +73,7 @@ def variable_shardings(
         `params/layers/q_proj/kernel`, wins. An array that none matches is replicated.
       sites: `lifted.sites`. An array of an adapter is split as its weight is: LoRA's `a` along the
         batch and input axes, `b` along the batch and output axes, the rank along none; others are
-        replicated.
+        replicated. The arrays of a quantised weight are split as the weight is.
 
     Returns:
       The same tree of `NamedSharding`s: for `jax.device_put(variables, shardings)` and
@@ -82,14 +83,18 @@ def variable_shardings(
       ValueError: a rule that matches nothing, a spec with more axes than the array has, or a mesh
         axis that does not divide the array's.
     """
-    leaves, structure = jax.tree.flatten_with_path(variables)
+    leaves, structure = jax.tree.flatten_with_path(variables, is_leaf=is_packed)
     shapes = {path_name(path): tuple(leaf.shape) for path, leaf in leaves}
     specs = _first_matches(list(shapes), rules)
     for site in sites:
         specs.update(_factor_specs(site, specs, shapes))
     for path, shape in shapes.items():
         _check_fits(mesh, path, shape, specs[path])
-    return jax.tree.unflatten(structure, [NamedSharding(mesh, specs[path]) for path in shapes])
+    placed: list[PyTree] = []
+    for path, leaf in leaves:
+        sharding = NamedSharding(mesh, specs[path_name(path)])
+        placed.append(packed_shardings(leaf, sharding) if is_packed(leaf) else sharding)
+    return jax.tree.unflatten(structure, placed)
 
 
 def step_shardings(
