@@ -12,6 +12,7 @@ import pytest
 from flax import nnx
 from golden.case import QUICK, error
 
+import lora_jax as lora
 from lora_jax import hub, models
 from lora_jax.hub.t5 import read_config
 from lora_jax.models.t5_config import T5Config
@@ -36,15 +37,21 @@ def recorded():
     return model, inputs, run(model, model.params, *inputs)
 
 
-def test_cached_decoding_equals_the_whole_pass_at_every_position(recorded):
-    model, (ids, mask, decoder_ids), wanted = recorded
-    step = jax.jit(model.apply, compiler_options=QUICK)
+def test_cached_decoding_of_an_adapted_model_equals_its_whole_pass_at_every_position(recorded):
+    model, (ids, mask, decoder_ids), plain = recorded
+    lifted = lora.lift(
+        model.apply, model.params, *recorded[1], method=lora.LoRA(2), targets=lora.ALL_LINEAR
+    )
+    factors = jax.tree.map(lambda x: x + 0.05, lifted.init(jax.random.key(0), model.params))
+    apply = jax.jit(lifted, compiler_options=QUICK)
+    wanted = apply(model.params, factors, ids, mask, decoder_ids)
+    assert error(wanted, plain) > 0.01
     cache = models.new_cache(model.config, len(ids), slots=10)
-    logits, cache = run(model, model.params, ids, mask, decoder_ids[:, :1], cache=cache)
+    logits, cache = apply(model.params, factors, ids, mask, decoder_ids[:, :1], cache=cache)
     assert error(logits, wanted[:, :1]) < 1e-5
     for i in range(1, decoder_ids.shape[1]):
         token = decoder_ids[:, i : i + 1]
-        logits, cache = step(model.params, None, None, token, cache=cache)
+        logits, cache = apply(model.params, factors, None, None, token, cache=cache)
         assert error(logits, wanted[:, i : i + 1]) < 1e-5, i
     assert cache.lengths.tolist() == [8, 8, 8]
 
