@@ -5,7 +5,6 @@ Radford et al., 2021; Zhai et al., 2023.
 
 import dataclasses
 import functools
-from typing import Literal
 
 import jax.numpy as jnp
 from flax import nnx
@@ -21,6 +20,7 @@ from lora_jax.models.tower import Layer, TowerConfig, run_layers
 from lora_jax.models.vision import VisionConfig, VisionTower
 
 OUTPUTS = ("logits", "images", "texts")
+POOLINGS = ("end", "highest", "last")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,11 +43,15 @@ class TextConfig(TowerConfig):
     vocab_size: int = 49408
     positions: int = 77
     causal: bool = True
-    pooling: Literal["end", "highest", "last"] = "end"
+    pooling: str = "end"
     eos_id: int = 49407
     pad_id: int | None = 1
     projection_dim: int = 512
     projection_bias: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_name("pooling", self.pooling, POOLINGS)
 
 
 class TextTower(nnx.Module):

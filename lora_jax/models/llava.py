@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Any, Literal
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
@@ -44,7 +44,7 @@ class LlavaConfig(SpeaksThroughDecoder):
     language: DecoderConfig
     image_id: int = 32000
     depths: tuple[int, ...] = (23,)
-    select: Literal["default", "full"] = "default"
+    select: str = "default"
     activation: str = "gelu"
     projector_bias: bool = True
     dtype: str = "float32"

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 from golden.case import INIT_RANGE, Case, Inputs, texts
-from golden.decoders import GREEDY
+from golden.decoders import BEAM, GREEDY
 
 from lora_jax.models.qwen2_5_vl_plan import plan_positions, plan_vision
 
@@ -155,7 +155,7 @@ CASES = {
         inputs=qwen_inputs(),
         named={"pixels": "pixel_values"},
         derive=qwen_plans,
-        generate={"greedy": GREEDY},
+        generate={"greedy": GREEDY, "beam": BEAM},
         prompts=qwen_inputs(left=True),
     ),
 }
