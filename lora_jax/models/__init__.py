@@ -5,24 +5,33 @@ Outside this package a model is a function `apply(params, …)` and a nested dic
 
 from lora_jax.models.bert import BertConfig
 from lora_jax.models.cache import Cache
+from lora_jax.models.clip import ClipConfig
 from lora_jax.models.deberta_config import DebertaConfig
 from lora_jax.models.decoder import DecoderConfig
 from lora_jax.models.gpt2 import GPT2Config, gpt3_config
 from lora_jax.models.heads import classify, init_classifier, normalize, pool, project
+from lora_jax.models.llava import LlavaConfig
+from lora_jax.models.qwen2_5_vl import QwenVLConfig
+from lora_jax.models.qwen2_5_vl_plan import plan_positions, plan_vision
 from lora_jax.models.registry import FAMILIES, Model, build, init, init_head, new_cache
 from lora_jax.models.t5_cache import Seq2SeqCache
 from lora_jax.models.t5_config import T5Config
+from lora_jax.models.vision import VisionConfig
 
 __all__ = [
     "FAMILIES",
     "BertConfig",
     "Cache",
+    "ClipConfig",
     "DebertaConfig",
     "DecoderConfig",
     "GPT2Config",
+    "LlavaConfig",
     "Model",
+    "QwenVLConfig",
     "Seq2SeqCache",
     "T5Config",
+    "VisionConfig",
     "build",
     "classify",
     "gpt3_config",
@@ -31,6 +40,8 @@ __all__ = [
     "init_head",
     "new_cache",
     "normalize",
+    "plan_positions",
+    "plan_vision",
     "pool",
     "project",
 ]
