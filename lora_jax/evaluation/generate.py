@@ -53,7 +53,8 @@ def generate(
 
     Reading the prompts and the loop over new tokens are one program. It is compiled once for each
     `apply`, config, settings and shape of `ids`, so pad prompts to few lengths, and make an `apply`
-    of your own once, not anew for each call.
+    of your own once, not anew for each call. On CPU load models with `scan=False`: a scan copies
+    the weights of each layer before it reads them, for each token.
 
     Args:
         apply: a language model, as `models.build` makes it; or any function of that kind, such as

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -39,7 +40,7 @@ def read_prompt(
     Returns:
         Logits of each row's next token, and the cache.
     """
-    cache = new_cache(config, len(ids), slots) if cache is None else cache
+    cache = _writable(new_cache(config, len(ids), slots) if cache is None else cache)
     start = start_id(config)
     if start is None:
         return apply(params, ids, mask, cache=cache, outputs="last", **inputs)
@@ -67,6 +68,18 @@ def read_token(
     if start_id(config) is None:
         return apply(params, ids, cache=cache, outputs="last")
     return apply(params, None, None, ids, cache=cache, outputs="last")
+
+
+def _writable(cache: Any) -> Any:
+    """The cache in a type that this machine writes a part of without touching the rest.
+
+    On CPU, XLA computes in 32 bits, and to write one token it converts all tokens there and back.
+    The values are the same: what is written was rounded before.
+    """
+    if jax.default_backend() != "cpu":
+        return cache
+    narrow = lambda x: jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize < 4
+    return jax.tree.map(lambda x: x.astype(jnp.float32) if narrow(x) else x, cache)
 
 
 def align(

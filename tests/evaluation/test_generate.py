@@ -1,5 +1,8 @@
 """What generation promises, whatever the model."""
 
+import dataclasses
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -157,6 +160,43 @@ def test_what_the_model_has_read_before_counts():
     _, cache = APPLY(PARAMS, IDS[:1, :2], cache=cache, outputs="last")
     found = gpt2(IDS[:1, 2:], None, cache=cache)
     assert found.tokens.tolist() == gpt2(IDS[:1], None).tokens.tolist()
+
+
+def loop_bodies(program):
+    """The lines of all that a compiled program does in loops, by the name of the body."""
+    blocks, block = {}, []
+    for line in program.splitlines():
+        if start := re.match(r"(?:ENTRY )?%?([\w.-]+) \(.*{$", line):
+            block = blocks.setdefault(start[1], [])
+        block.append(line)
+
+    def inside(name):
+        called = [re.findall(r"calls=%?([\w.-]+)", line) for line in blocks[name]]
+        return blocks[name] + [line for names in called for n in names for line in inside(n)]
+
+    return {name: inside(name) for name in re.findall(r"body=%?([\w.-]+)", program)}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scan"), [("float32", False), ("bfloat16", False), ("bfloat16", True)]
+)
+def test_a_step_neither_copies_the_cache_nor_slices_the_weights(dtype, scan):
+    config = dataclasses.replace(GPT2, dtype=dtype, scan=scan)
+    params = models.init(config, jax.random.key(0))
+    apply = models.build(config).apply
+
+    def run(params):
+        return generate(apply, params, IDS, MASK, config=config, max_new_tokens=NEW).tokens
+
+    bodies = loop_bodies(jax.jit(run).lower(params).compile().as_text())
+    cache = "2,3,9,2,8"  # layers, batch, slots, heads, width of a head
+    assert any(f"[{cache}]" in line for lines in bodies.values() for line in lines)
+    whole = rf"= \w+\[{cache}\]\S* (copy|convert|transpose)\("
+    for lines in bodies.values():
+        assert not [line for line in lines if re.search(whole, line)]
+        if not scan:
+            sliced = r"= \w+\[1?,?(16,24|24,16|16,16)\]\S* (slice|copy|convert)\("
+            assert not [line for line in lines if re.search(sliced, line)]
 
 
 @pytest.fixture(scope="module")

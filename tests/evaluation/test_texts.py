@@ -6,7 +6,7 @@ import pytest
 import tokenizers
 
 from lora_jax.evaluation import BeamSearch, Sampling, generate, generate_text
-from lora_jax.hub import Encoded, Pretrained, Tokenizer
+from lora_jax.hub import Encoded, Pretrained, Prompt, Tokenizer
 from tests.evaluation.languages import Config, bigram, random_table, saying, script
 
 STOP = 1
@@ -158,6 +158,19 @@ def test_a_tokenizer_of_another_model_is_noticed(tokenizer):
     model = pretrained(bigram, random_table(40), Config(vocab_size=40), tokenizer)
     with pytest.raises(ValueError, match="vocabulary is 40; is the tokenizer that of the model"):
         generate_text(model, ["the"], max_new_tokens=2)
+
+
+def test_pictures_come_with_the_prompt_and_not_with_the_tokens_after_it(tokenizer):
+    def apply(table, ids, mask=None, *, pixels=None, **named):
+        assert (pixels is None) == (ids.shape[1] == 1)
+        logits, cache = bigram(table, ids, mask, **named)
+        return logits + (0 if pixels is None else 50 * jax.nn.one_hot(pixels, size)), cache
+
+    size = tokenizer.vocab_size
+    model = pretrained(apply, random_table(size), Config(vocab_size=size), tokenizer)
+    ids = tokenizer.encode(["x y"]).ids
+    prompt = Prompt(ids, np.ones_like(ids), {"pixels": np.array([7])})
+    assert generate_text(model, prompt, max_new_tokens=3)[0].tokens[0] == 7
 
 
 def test_encoded_prompts_are_taken_as_they_are(say, tokenizer):
