@@ -1,5 +1,6 @@
 """Files of pretrained models: Hugging Face checkpoints to params, texts to token ids."""
 
+from lora_jax.hub.encoded import Encoded
 from lora_jax.hub.hashes import hash_file, hash_params
 from lora_jax.hub.images import ImageProcessor
 from lora_jax.hub.load import Pretrained, load_model
@@ -10,7 +11,8 @@ from lora_jax.hub.peft_save import save_peft
 from lora_jax.hub.preprocessing import read_image_processor
 from lora_jax.hub.processor import Processor, Prompt
 from lora_jax.hub.save import save_model
-from lora_jax.hub.tokenizer import Encoded, TextStream, Tokenizer
+from lora_jax.hub.stream import TextStream
+from lora_jax.hub.tokenizer import Tokenizer
 
 __all__ = [
     "Encoded",

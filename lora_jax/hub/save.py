@@ -1,11 +1,11 @@
 """Saving a model as a directory that transformers loads: the inverse of loading."""
 
+import contextlib
 import json
 import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,14 @@ import numpy as np
 from lora_jax.hub.chat import TEMPLATE_FOLDER
 from lora_jax.hub.families import FAMILIES
 from lora_jax.hub.files import read_json
+from lora_jax.hub.llama2c_tokenizer import Llama2cTokenizer
 from lora_jax.hub.load import Pretrained
 from lora_jax.hub.names import Names, Stored
 from lora_jax.hub.params import DTYPES
 from lora_jax.hub.safetensors import INDEX, SINGLE, Pending, Tensors, open_tensors, write_tensors
+from lora_jax.hub.write import full_name, write_config
 from lora_jax.lifting import path_name
+from lora_jax.models import build
 
 # What lies beside the weights and describes the model, its tokenizer and its images.
 _COPIED = (".json", ".jinja", ".model", ".txt")
@@ -27,7 +30,7 @@ _COPIED = (".json", ".jinja", ".model", ".txt")
 
 def save_model(
     directory: str | Path,
-    model: Pretrained,
+    model: Pretrained | Any,
     params: Mapping[str, Any] | None = None,
     *,
     dtype: str | None = None,
@@ -42,10 +45,11 @@ def save_model(
 
     Args:
         directory: where to; it is made.
-        model: the result of `load_model`, whose directory must still be there.
+        model: the result of `load_model`, whose directory must still be there; or for params that
+            were read from no files the config of a BERT, a GPT-2 or a decoder.
         params: what to save in place of the params that were loaded, of the same shapes.
         dtype: type to convert to, such as `"float32"`; None takes that of each tensor in the files
-            that the model was loaded from.
+            that the model was loaded from, or else of the params.
         max_shard_bytes: size above which the weights are spread over several files.
         overwrite: replace a directory that is there already.
 
@@ -65,22 +69,27 @@ def save_model(
         raise ValueError(f"max_shard_bytes is {max_shard_bytes}, not at least 1")
     if directory.exists() and not overwrite and (directory.is_file() or any(directory.iterdir())):
         raise FileExistsError(f"{directory} is there already; overwrite=True replaces it")
-    fields = read_json(model.directory / "config.json")
-    names = FAMILIES[model.config.model_type].names(model.config)
-    with open_tensors(model.directory) as source, _replaced(directory) as fresh:
-        wanted = _plan(model.params if params is None else params, model, names, source)
+    with contextlib.ExitStack() as stack:
+        if isinstance(model, Pretrained) and not isinstance(model.tokenizer, Llama2cTokenizer):
+            fields = read_json(model.directory / "config.json")
+            source = stack.enter_context(open_tensors(model.directory))
+            wanted = _plan(model.params if params is None else params, model, source)
+        else:
+            fields, wanted = _plan_afresh(model, params)
+        fresh = stack.enter_context(_replaced(directory))
         if dtype is not None:
             wanted = [
                 one._replace(dtype=kinds[dtype]) if one.dtype in DTYPES else one for one in wanted
             ]
             fields = _with_dtype(fields, dtype)
         _write(wanted, fresh, max_shard_bytes)
-        _copy_rest(model.directory, fresh)
+        if isinstance(model, Pretrained):
+            _copy_rest(model, fresh)
         (fresh / "config.json").write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
     return directory
 
 
-@contextmanager
+@contextlib.contextmanager
 def _replaced(directory: Path) -> Iterator[Path]:
     """A fresh directory that takes the place of `directory` when all has gone well."""
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -93,18 +102,36 @@ def _replaced(directory: Path) -> Iterator[Path]:
         fresh.rename(directory)
 
 
-def _copy_rest(source: Path, directory: Path) -> None:
-    for file in sorted(source.iterdir()):
+def _copy_rest(model: Pretrained, directory: Path) -> None:
+    if isinstance(model.tokenizer, Llama2cTokenizer):
+        if model.tokenizer.exists:
+            model.tokenizer.save(directory)
+        return
+    for file in sorted(model.directory.iterdir()):
         if file.suffix in _COPIED and file.name != INDEX and file.is_file():
             shutil.copyfile(file, directory / file.name)
-    if (templates := source / TEMPLATE_FOLDER).is_dir():
+    if (templates := model.directory / TEMPLATE_FOLDER).is_dir():
         shutil.copytree(templates, directory / TEMPLATE_FOLDER)
 
 
-def _plan(
-    params: Mapping[str, Any], model: Pretrained, names: Names, source: Tensors
-) -> list[Pending]:
+def _plan_afresh(
+    model: Pretrained | Any, params: Mapping[str, Any] | None
+) -> tuple[dict[str, Any], list[Pending]]:
+    """The fields of config.json and all tensors of a model that is in no files of this form."""
+    config = model.config if isinstance(model, Pretrained) else model
+    if params is None and isinstance(model, Pretrained):
+        params = model.params
+    if params is None:
+        raise ValueError(f"give the params of the {type(config).__name__} that is to be saved")
+    fields = write_config(config)
+    leaves = _leaves(params, _leaves(build(config).shapes, None))
+    made = _from_params(leaves, FAMILIES[config.model_type].names(config))
+    return fields, [one._replace(name=full_name(config, one.name)) for one in made.values()]
+
+
+def _plan(params: Mapping[str, Any], model: Pretrained, source: Tensors) -> list[Pending]:
     """All tensors in the order of the source, none of them made yet."""
+    names = FAMILIES[model.config.model_type].names(model.config)
     leaves = _leaves(params, _leaves(model.params, None))
     made = _from_params(leaves, names)
     spelt = {names.canonical(name): name for name in source.names}
@@ -154,7 +181,8 @@ def _joined(name: str, rows: list[tuple[Stored, Any, tuple[int, ...]]]) -> Pendi
         arrays = [_slice(leaf, place) for _, leaf, place in rows]
         return first.to_file(arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=-1))
 
-    return Pending(name, "", first.stored_shape(leaf.shape), make)
+    dtype = next(stored for stored, ours in DTYPES.items() if ours == leaf.dtype.name)
+    return Pending(name, dtype, first.stored_shape(leaf.shape), make)
 
 
 def _slice(leaf: Any, place: tuple[int, ...]) -> np.ndarray:

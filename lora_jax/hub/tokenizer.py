@@ -1,35 +1,23 @@
 """Texts to token ids, by the tokenizer.json that a pretrained model was trained with."""
 
 import functools
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tokenizers
 from jaxtyping import Int
 
 from lora_jax.hub import chat
+from lora_jax.hub.encoded import Encoded, pad, raise_too_long
 from lora_jax.hub.files import read_json
 
 SIDES = ("right", "left")
 
 # What a directory holds when its tokenizer was never saved in the form that is read here.
 _OTHER_FORMS = ("*.model", "vocab.json", "vocab.txt")
-
-
-class Encoded(NamedTuple):
-    """A batch of token sequences of one length.
-
-    Args:
-        ids: token ids `[batch, length]` in int32, `pad_id` where there is no text.
-        mask: of the same shape: 1 for real tokens, 0 for padding.
-        type_ids: of the same shape: 1 for the tokens of a second text, 0 elsewhere.
-    """
-
-    ids: np.ndarray
-    mask: np.ndarray
-    type_ids: np.ndarray
 
 
 class Tokenizer:
@@ -187,10 +175,10 @@ class Tokenizer:
         lengths = [len(encoding.ids) for encoding in encodings]
         longest = max(lengths, default=0)
         if length is not None and longest > length:
-            _raise_too_long(texts, lengths, length)
+            raise_too_long(texts, lengths, length)
         length = longest if length is None else length
         padded = any(found < length for found in lengths)
-        batch = _pad(encodings, length, self._padding() if padded else 0, left=side == "left")
+        batch = pad(encodings, length, self._padding() if padded else 0, left=side == "left")
         self._check_ids(batch.ids)
         return batch
 
@@ -253,53 +241,17 @@ class Tokenizer:
         """Turns token ids back into text, without special tokens unless `special`."""
         return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=not special)
 
+    def save(self, directory: Path) -> None:
+        """Writes `tokenizer.json`, and beside it which tokens begin and end a text."""
+        self._tokenizer.save(str(directory / "tokenizer.json"))
+        ids = {"bos_token": self.bos_id, "eos_token": self.eos_id}
+        names = {name: self._tokenizer.id_to_token(i) for name, i in ids.items() if i is not None}
+        fields = {"tokenizer_class": "PreTrainedTokenizerFast", **names}
+        (directory / "tokenizer_config.json").write_text(json.dumps(fields, indent=2) + "\n")
+
     def tokens(self, ids: Sequence[int] | Int[np.ndarray, " length"]) -> list[str]:
         """Spells out each token id, special ones too."""
         return [self._tokenizer.id_to_token(int(i)) or "?" for i in ids]
-
-
-class TextStream:
-    """Turns token ids that come one after another into text, in complete characters only.
-
-    A character may be spread over several tokens; it is shown with the last of them. All that
-    `add` and `end` return, joined, is what `decode` makes of all the ids.
-
-    Args:
-        tokenizer: the tokenizer.
-        special: whether to show special tokens.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, *, special: bool = False) -> None:
-        self._tokenizer = tokenizer
-        self._special = special
-        self._ids: list[int] = []
-        # Decoding starts at a token already shown, because the first token of a text may be
-        # decoded in its own way: without its leading space, for one.
-        self._start = 0
-        self._shown = 0
-
-    def add(self, token: int | np.integer) -> str:
-        """Takes the next token and returns the text that is certain now, often none."""
-        self._ids.append(int(token))
-        text = self._hidden()
-        # Bytes that do not make a character yet are decoded as this one.
-        return "" if text.endswith("\N{REPLACEMENT CHARACTER}") else self._show(text)
-
-    def end(self) -> str:
-        """Returns the text still held back: half a character shows as U+FFFD."""
-        return self._show(self._hidden())
-
-    def _hidden(self) -> str:
-        seen = self._decode(self._ids[self._start : self._shown])
-        return self._decode(self._ids[self._start :])[len(seen) :]
-
-    def _show(self, text: str) -> str:
-        if text:
-            self._start, self._shown = self._shown, len(self._ids)
-        return text
-
-    def _decode(self, ids: Sequence[int]) -> str:
-        return self._tokenizer.decode(ids, special=self._special)
 
 
 def _special_tokens(fields: Mapping[str, Any]) -> dict[str, str]:
@@ -310,29 +262,3 @@ def _special_tokens(fields: Mapping[str, Any]) -> dict[str, str]:
         if name.endswith("_token") and isinstance(text, str):
             found[name] = text
     return found
-
-
-def _pad(
-    encodings: Sequence[tokenizers.Encoding], length: int, pad_id: int, *, left: bool
-) -> Encoded:
-    batch = Encoded(
-        ids=np.full((len(encodings), length), pad_id, np.int32),
-        mask=np.zeros((len(encodings), length), np.int32),
-        type_ids=np.zeros((len(encodings), length), np.int32),
-    )
-    for row, encoding in enumerate(encodings):
-        real = len(encoding.ids)
-        places = slice(length - real, length) if left else slice(real)
-        batch.ids[row, places] = encoding.ids
-        batch.mask[row, places] = 1
-        batch.type_ids[row, places] = encoding.type_ids
-    return batch
-
-
-def _raise_too_long(texts: Sequence[str], lengths: Sequence[int], length: int) -> None:
-    row = int(np.argmax(lengths))
-    over = sum(found > length for found in lengths)
-    raise ValueError(
-        f"{over} of {len(texts)} texts are longer than {length} tokens, the longest (number {row}, "
-        f"{texts[row][:40]!r}…) has {lengths[row]}; raise length, or cut them with truncate=True"
-    )

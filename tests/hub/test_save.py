@@ -14,7 +14,7 @@ from golden.all import CASES
 from safetensors.numpy import load_file, save_file
 
 import lora_jax as lora
-from lora_jax import hub
+from lora_jax import hub, models
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 WORDS = "embeddings.word_embeddings.weight"
@@ -198,6 +198,70 @@ def test_saving_holds_one_tensor_at_a_time(copy, tmp_path):
     tracemalloc.stop()
     # One as it lies in the params, one as it lies in the file.
     assert peak < 2.5 * largest < model.params["layers"]["fc1"]["kernel"].nbytes
+
+
+WRITTEN = [
+    name
+    for name in CASES
+    if name.startswith(("bert", "roberta", "gpt2", "llama", "mi", "qwen2", "qwen3", "gemma"))
+    and name != "qwen2_5_vl"
+]
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_params_without_files_are_saved_from_their_config(name, tmp_path):
+    """Every switch of the config comes back, or `save_model` itself refuses."""
+    options = CASES[name].options
+    model = hub.load_model(FIXTURES / name, **options)
+    hub.save_model(tmp_path / "saved", model.config, model.params)
+    again = hub.load_model(tmp_path / "saved", **options)
+    assert again.config == model.config
+    assert hub.hash_params(again.params) == hub.hash_params(model.params)
+
+
+def test_what_a_config_file_cannot_say_is_not_saved(tmp_path):
+    sizes = {"vocab_size": 9, "dim": 8, "layers": 2, "heads": 2, "kv_heads": 2, "head_dim": 4}
+    config = models.DecoderConfig(**sizes, ff_dim=8, window=3, windowed=(True, False))
+    params = models.init(config, jax.random.key(0))
+    with pytest.raises(ValueError, match=r"config\.json of a 'llama' cannot say this windowed"):
+        hub.save_model(tmp_path / "saved", config, params)
+    with pytest.raises(ValueError, match="give the params of the DecoderConfig"):
+        hub.save_model(tmp_path / "saved", config)
+    with pytest.raises(ValueError, match="a T5Config of 't5' is saved only beside the files"):
+        hub.save_model(tmp_path / "saved", models.T5Config(), {})
+
+
+@pytest.mark.needs_data
+def test_a_model_of_llama2c_becomes_a_directory_with_its_tokenizer(data_dir, tmp_path):
+    model = hub.load_model(data_dir / "stories260k" / "stories260K.bin")
+    again = hub.load_model(hub.save_model(tmp_path / "saved", model))
+    assert again.config == model.config
+    assert hub.hash_params(again.params) == hub.hash_params(model.params)
+    texts = ["Once upon a time, there was a naïve 漢字."]
+    assert again.tokenizer.encode(texts).ids.tolist() == model.tokenizer.encode(texts).ids.tolist()
+    assert (again.tokenizer.bos_id, again.tokenizer.eos_id) == (1, 2)
+
+
+@pytest.mark.torch
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("name", [name for name in WRITTEN if name != "llama_biased"])
+def test_transformers_computes_the_same_from_a_config_that_was_written(name, tmp_path):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    case = CASES[name]
+    model = hub.load_model(FIXTURES / name, **case.options)
+    hub.save_model(tmp_path / "saved", model.config, model.params)
+    fields = json.loads((tmp_path / "saved" / "config.json").read_text())
+    original, info = getattr(transformers, fields["architectures"][0]).from_pretrained(
+        tmp_path / "saved", output_loading_info=True
+    )
+    assert not info["unexpected_keys"]
+    expected = dict(np.load(FIXTURES / name / "expected.npz"))
+    inputs = {key: torch.tensor(expected[key]) for key in case.arguments}
+    with torch.no_grad():
+        found = getattr(original.eval()(**inputs), case.output).numpy()
+    real = expected["probe"] != 0
+    np.testing.assert_allclose(found[real], expected["expected"][real], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.torch
