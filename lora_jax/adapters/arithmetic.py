@@ -9,7 +9,6 @@ decompose the result.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lora_jax.adapters.low_rank import as_lora_arrays, decomposed, decomposed_matrix
+from lora_jax.adapters.low_rank import as_lora_arrays, decomposed, decomposed_matrix, plain_lora
 from lora_jax.adapters.pruning import (
     Majority,
     agreed_mean,
@@ -33,8 +32,8 @@ from lora_jax.adapters.recipe import (
     check_combination,
     check_plain,
 )
-from lora_jax.adapters.relift import relift
 from lora_jax.lifting import Lifted, Site
+from lora_jax.lifting.relift import relift
 from lora_jax.methods import LoRA
 
 
@@ -113,12 +112,12 @@ def combine(
 
 
 class _Part(NamedTuple):
-    """One adapter at one site: ``(layers, in, rank)``, ``(layers, rank, out)``, weight · scale."""
+    """One adapter at one site: its matrices, and the scale of each layer."""
 
     a: jax.Array
     b: jax.Array
     weight: float
-    scale: float
+    scale: jax.Array
     dtype: Any
 
 
@@ -127,11 +126,8 @@ class _Part(NamedTuple):
 
 
 def _part(site: Site, arrays: Mapping[str, Any], weight: float) -> _Part:
-    layers = math.prod(site.weight.sizes(site.batch))
-    rank = arrays["a"].shape[-1]
-    a = arrays["a"].reshape(layers, site.weight.fan_in, rank).astype(jnp.float32)
-    b = arrays["b"].reshape(layers, rank, site.weight.fan_out).astype(jnp.float32)
-    return _Part(a, b, weight, float(site.method.scale), arrays["a"].dtype)  # type: ignore[attr-defined]
+    lora = plain_lora(site, arrays)
+    return _Part(lora.a, lora.b, weight, lora.scale, arrays["a"].dtype)
 
 
 def _site_at(lifted: Lifted, path: str) -> Site:
@@ -141,7 +137,7 @@ def _site_at(lifted: Lifted, path: str) -> Site:
 def _combine_site(site: Site, parts: Sequence[_Part], how: Recipe) -> tuple[jax.Array, jax.Array]:
     most = min(site.weight.fan_in, site.weight.fan_out)
     if how.kind in ("cat", "svd"):
-        a = jnp.concatenate([p.a * (p.weight * p.scale) for p in parts], axis=-1)
+        a = jnp.concatenate([p.a * (p.weight * p.scale)[:, None, None] for p in parts], axis=-1)
         b = jnp.concatenate([p.b for p in parts], axis=-2)
         if how.kind == "cat" and a.shape[-1] <= most:
             return a, b
@@ -155,9 +151,9 @@ def _combine_site(site: Site, parts: Sequence[_Part], how: Recipe) -> tuple[jax.
             f"kind={how.kind!r} adds A to A and B to B, so ranks must be equal, but at "
             f"{site.path!r} they are {ranks}: use 'cat' or 'svd'"
         )
-    total = [p.weight * p.scale for p in parts]
-    for_a = jnp.array([math.copysign(math.sqrt(abs(w)), w) for w in total])
-    for_b = jnp.array([math.sqrt(abs(w)) for w in total])
+    total = jnp.stack([p.weight * p.scale for p in parts], axis=1)
+    for_b = jnp.sqrt(jnp.abs(total))
+    for_a = jnp.where(total < 0, -for_b, for_b)
     keys = (None, None) if how.key is None else jax.random.split(how.key)
     a = _merged(jnp.stack([p.a for p in parts], axis=1), for_a, how._replace(key=keys[0]))
     b = _merged(jnp.stack([p.b for p in parts], axis=1), for_b, how._replace(key=keys[1]))
@@ -178,12 +174,9 @@ def _svd_rank(site: Site, parts: Sequence[_Part], how: Recipe) -> int:
 
 def _merged(tasks: jax.Array, weights: jax.Array, how: Recipe) -> jax.Array:
     """Tensors ``(layers, tasks, rows, columns)`` merged, each layer by itself."""
-    if how.key is None:
-        return lax.map(lambda layer: _merge_tasks(layer, weights, how), tasks)
-    keys = jax.random.split(how.key, tasks.shape[0])
-    return lax.map(
-        lambda own: _merge_tasks(own[0], weights, how._replace(key=own[1])), (tasks, keys)
-    )
+    keys = None if how.key is None else jax.random.split(how.key, tasks.shape[0])
+    one = lambda own: _merge_tasks(own[0], own[1], how._replace(key=own[2]))
+    return lax.map(one, (tasks, weights, keys))
 
 
 def _merged_svd(parts: Sequence[_Part], how: Recipe) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -197,7 +190,7 @@ def _merged_svd(parts: Sequence[_Part], how: Recipe) -> tuple[jax.Array, jax.Arr
         changes = [jnp.matmul(a, b, precision="highest") for a, b in pairs]
         return decomposed_matrix(_merge_tasks(jnp.stack(changes), weights, how._replace(key=key)))
 
-    u, s, vt = lax.map(one, ([(p.a * p.scale, p.b) for p in parts], keys))
+    u, s, vt = lax.map(one, ([(p.a * p.scale[:, None, None], p.b) for p in parts], keys))
     return u, s, vt
 
 

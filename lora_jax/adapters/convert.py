@@ -6,11 +6,13 @@ The nearest matrix of a rank is its truncated SVD (Eckart and Young). Ranks by e
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lora_jax.adapters.low_rank import (
     as_lora_arrays,
@@ -21,8 +23,8 @@ from lora_jax.adapters.low_rank import (
     site_delta,
     weights_by_path,
 )
-from lora_jax.adapters.relift import relift
 from lora_jax.lifting import Lifted, Site
+from lora_jax.lifting.relift import relift
 from lora_jax.methods import LoRA
 
 Factors = Mapping[str, Mapping[str, Any]]
@@ -47,7 +49,7 @@ def to_lora(
       factors: its factors.
       rank: the new rank; where ΔW has fewer components, that many.
       energy: a share in (0, 1] of the sum of squares of ΔW's singular values: each site gets the
-        smallest rank that holds it in all of its stacked layers.
+        smallest rank that holds it, each of its stacked layers its own.
       params: the frozen params, for methods whose ΔW depends on W or scales it (DoRA, IA³).
 
     Returns:
@@ -55,17 +57,17 @@ def to_lora(
 
     Raises:
       ValueError: both `rank` and `energy`, or one out of range; an array that has no input and
-        output side; a method that is no product of factors, and no rank or energy, or no params
-        where they are needed.
+        output side; a method that changes biases too, or that is no product of factors without a
+        rank or energy; no params where they are needed.
     """
     _check_choice(rank, energy)
     leaves = weights_by_path(params)
     methods, converted = {}, {}
     for site in lifted.sites:
         base = leaves.get(site.path)
-        a, b = _nearest(site, factors[site.path], base, rank, energy)
+        a, b, method = _nearest(site, factors[site.path], base, rank, energy)
         first = next(iter(factors[site.path].values()))
-        methods[site.path] = LoRA(a.shape[-1], float(a.shape[-1]), dropout=site.method.dropout)
+        methods[site.path] = dataclasses.replace(method, dropout=site.method.dropout)
         converted[site.path] = as_lora_arrays(a, b, site.weight, first.dtype)
     return relift(lifted, lifted.sites, methods), converted
 
@@ -81,26 +83,42 @@ def _check_choice(rank: int | None, energy: float | None) -> None:
 
 def _nearest(
     site: Site, arrays: Mapping[str, Any], base: Any, rank: int | None, energy: float | None
-) -> tuple[jax.Array, jax.Array]:
-    """A and B ``(layers, in, rank), (layers, rank, out)`` of one site."""
+) -> tuple[jax.Array, jax.Array, LoRA]:
+    """A and B ``(layers, in, rank), (layers, rank, out)`` of one site, and their method."""
     weight = site.weight
     if not weight.ins or not weight.outs:
         raise ValueError(f"{site.path!r} {site.shape} has no input and output side for a LoRA")
+    if site.bias is not None:
+        raise ValueError(f"{site.method} changes the bias beside {site.path!r} too: LoRA does not")
     most = min(weight.fan_in, weight.fan_out)
     if rank is not None and rank > most:
         raise ValueError(f"rank {rank} is larger than {site.path!r} allows: at most {most}")
     delta = site_delta(site, arrays, base)
     pair = factored(delta, weight)
     if pair is not None and rank is None and energy is None and pair[0].shape[-1] <= most:
-        return pair
+        return *pair, _unscaled(pair[0].shape[-1])
     if pair is not None:
         u, s, vt = decomposed(*pair)
         if rank is None and energy is None:
             rank = s.shape[-1]
     else:
         u, s, vt = decomposed_matrix(_dense(site, delta, base, rank, energy))
-    k = rank_for_energy(s, energy) if energy is not None else min(rank or 1, s.shape[-1])
-    return u[..., :k], s[..., :k, None] * vt[..., :k, :]
+    if energy is None:
+        k = min(rank or 1, s.shape[-1])
+        return u[..., :k], s[..., :k, None] * vt[..., :k, :], _unscaled(k)
+    layers = weight.sizes(weight.batch)[:1]
+    each = ranks_for_energy(s, energy).reshape((*layers, -1)).max(axis=-1)
+    k = int(each.max())
+    held = np.arange(k) < np.repeat(each.reshape(-1), s.shape[0] // each.size)[:, None]
+    kept = jnp.where(held, s[..., :k], 0.0)
+    method = _unscaled(k) if (each == k).all() else _unscaled(k, tuple(map(int, each)))
+    return u[..., :k], kept[..., None] * vt[..., :k, :], method
+
+
+def _unscaled(rank: int, ranks: tuple[int, ...] | None = None) -> LoRA:
+    """A LoRA of scale 1, of one rank or of one for each layer."""
+    alphas = None if ranks is None else tuple(map(float, ranks))
+    return LoRA(rank, float(rank), ranks=ranks, alphas=alphas)
 
 
 def _dense(site: Site, delta: Any, base: Any, rank: int | None, energy: float | None) -> jax.Array:
@@ -115,16 +133,16 @@ def _dense(site: Site, delta: Any, base: Any, rank: int | None, energy: float | 
     return dense_change(delta, base, site.weight)
 
 
-def rank_for_energy(s: jax.Array, energy: float) -> int:
-    """The smallest rank that holds a share of the sum of squares in every layer.
+def ranks_for_energy(s: jax.Array, energy: float) -> np.ndarray:
+    """For each layer the smallest rank that holds a share of the sum of squares.
 
     Args:
       s: singular values, largest first, ``(layers, k)``; concrete.
       energy: in (0, 1].
 
-    >>> rank_for_energy(jnp.array([[2.0, 1.0, 1.0]]), 0.8)
-    2
+    >>> ranks_for_energy(jnp.array([[2.0, 1.0, 1.0], [1.0, 0.0, 0.0]]), 0.8)
+    array([2, 1])
     """
-    held = jnp.cumsum(jnp.square(s), axis=-1)
+    held = np.cumsum(np.square(np.asarray(s, np.float64)), axis=-1)
     short = (held < energy * held[..., -1:]).sum(axis=-1)
-    return min(int(short.max()) + 1, s.shape[-1])
+    return np.minimum(short + 1, s.shape[-1])

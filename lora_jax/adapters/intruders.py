@@ -13,7 +13,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lora_jax.adapters.low_rank import as_lora_arrays, as_matrices, weights_by_path
+from lora_jax.adapters.low_rank import (
+    Plain,
+    as_lora_arrays,
+    as_matrices,
+    plain_lora,
+    weights_by_path,
+)
 from lora_jax.adapters.recipe import Factors, check_plain
 from lora_jax.lifting import Lifted
 from lora_jax.lifting.packed import unpacked
@@ -67,28 +73,18 @@ def reduce_intruders(
     for site in lifted.sites:
         check_plain(site, factors)
         arrays, weight = factors[site.path], site.weight
-        scale = float(site.method.scale)  # type: ignore[attr-defined]
         base = as_matrices(unpacked(leaves[site.path], jnp.float32), weight)
-        rank = arrays["a"].shape[-1]
-        a = arrays["a"].reshape(base.shape[0], weight.fan_in, rank).astype(jnp.float32)
-        b = arrays["b"].reshape(base.shape[0], rank, weight.fan_out).astype(jnp.float32)
-        reduce = functools.partial(
-            _reduce_layer, scale=scale, top=top, threshold=threshold, keep=keep
-        )
-        a, b, intruders[site.path] = lax.map(lambda own, reduce=reduce: reduce(*own), (base, a, b))
+        reduce = functools.partial(_reduce_layer, top=top, threshold=threshold, keep=keep)
+        layers = (base, plain_lora(site, arrays))
+        a, b, intruders[site.path] = lax.map(lambda own, reduce=reduce: reduce(*own), layers)
         reduced[site.path] = as_lora_arrays(a, b, weight, arrays["a"].dtype)
     return Reduced(reduced, intruders)
 
 
 def _reduce_layer(
-    base: jax.Array,
-    a: jax.Array,
-    b: jax.Array,
-    scale: float,
-    top: int,
-    threshold: float,
-    keep: float,
+    base: jax.Array, lora: Plain, top: int, threshold: float, keep: float
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    a, b, scale, used = lora
     with jax.default_matmul_precision("highest"):
         own = jnp.linalg.svd(base, full_matrices=False)[2]
         u, s, vt = jnp.linalg.svd(base + scale * a @ b, full_matrices=False)
@@ -97,7 +93,7 @@ def _reduce_layer(
         # (W + ΔW) with its intruders scaled, less W: the other parts are left as they are.
         taken = (u * jnp.where(intruder, (1.0 - keep) * s, 0.0)) @ vt
         u, s, vt = jnp.linalg.svd(a @ b - taken / scale, full_matrices=False)
-        root = jnp.sqrt(s[: a.shape[-1]])
+        root = jnp.sqrt(jnp.where(used, s[: a.shape[-1]], 0.0))
         found = intruder.sum()
         new_a = jnp.where(found > 0, u[:, : a.shape[-1]] * root, a)
         new_b = jnp.where(found > 0, root[:, None] * vt[: a.shape[-1]], b)

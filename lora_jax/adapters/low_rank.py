@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from lora_jax.lifting import Delta, Factor, Site, Weight, path_name
 from lora_jax.lifting.algebra import Term, contract
 from lora_jax.lifting.dense import apply_delta
 from lora_jax.lifting.packed import is_packed, unpacked
+from lora_jax.methods import LoRA
 
 Pair = tuple[jax.Array, jax.Array]  # (layers, in, rank) and (layers, rank, out), fp32
 
@@ -23,6 +25,31 @@ def weights_by_path(params: Any) -> dict[str, Any]:
     """The leaves of params by path; a quantised weight is one leaf."""
     flat, _ = jax.tree_util.tree_flatten_with_path(params, is_leaf=is_packed)
     return {path_name(path): leaf for path, leaf in flat}
+
+
+class Plain(NamedTuple):
+    """A LoRA at one site: ``scale · A·B`` for each layer, zero beyond a layer's own rank."""
+
+    a: jax.Array  # (layers, in, rank)
+    b: jax.Array  # (layers, rank, out)
+    scale: jax.Array  # (layers,)
+    used: jax.Array  # (layers, rank): whether this is one of the layer's ranks
+
+
+def plain_lora(site: Site, arrays: Mapping[str, Any]) -> Plain:
+    """The matrices of a site that is plain LoRA, in fp32."""
+    weight, method = site.weight, site.method
+    assert isinstance(method, LoRA)
+    batch = weight.sizes(weight.batch)
+    layers, rank = math.prod(batch), method.rank
+    a = arrays["a"].reshape(layers, weight.fan_in, rank).astype(jnp.float32)
+    b = arrays["b"].reshape(layers, rank, weight.fan_out).astype(jnp.float32)
+    scales = method.layer_scales(batch[0]) if batch else None
+    if scales is None:
+        scales = np.full((1, rank), method.scale)
+    each = jnp.asarray(np.repeat(scales, layers // len(scales), axis=0), jnp.float32)
+    used = each > 0
+    return Plain(a * used[:, None, :], b * used[..., None], each.max(axis=1), used)
 
 
 def site_delta(site: Site, arrays: Mapping[str, Any], base: Any = None) -> Delta:

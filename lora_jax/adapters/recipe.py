@@ -60,6 +60,7 @@ def check_combination(adapters: Sequence[Adapter], weights: Sequence[float], how
         for site in lifted.sites:
             check_plain(site, factors)
             _check_same(adapters[0][0], site)
+            _check_ranks(site, how.kind)
 
 
 def _check_density(how: Recipe) -> None:
@@ -94,3 +95,12 @@ def _check_same(first: Lifted, site: Site) -> None:
                 f"{site.path!r} is {site.shape} in one adapter and {other.shape} in the first: "
                 "they were made for different bases"
             )
+
+
+def _check_ranks(site: Site, kind: str) -> None:
+    elementwise = kind not in ("cat", "linear", "svd") and not kind.endswith("_svd")
+    if elementwise and getattr(site.method, "ranks", None) is not None:
+        raise ValueError(
+            f"kind={kind!r} counts the entries of A and B, and the layers of {site.path!r} have "
+            f"ranks of their own: use {kind}_svd"
+        )

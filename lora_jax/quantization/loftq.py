@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from lora_jax.lifting import Lifted, Site, is_packed, path_name
 from lora_jax.methods import LoRA
-from lora_jax.methods.initialisers.matrices import as_factors, balanced, matrix_of, svd
+from lora_jax.methods.initialisers.matrices import as_factors, balanced, matrix_of, scale_of, svd
 from lora_jax.quantization.tree import BLOCK, quantize, quantize_array
 
 
@@ -75,13 +75,14 @@ def _fit(
     """The quantised weight and the factors of one site."""
     method, weight, rest = site.method, site.weight, exact
     assert isinstance(method, LoRA)
+    scale = jnp.atleast_1d(scale_of(method, weight))
     for _ in range(iterations):
         base = quantize_array(rest, kind, block)
         missing = exact.astype(jnp.float32) - base.dequantize(jnp.float32)
         u, s, vt = svd(matrix_of(missing, weight))
         r = method.rank
-        a, b = balanced(u[..., :r], s[..., :r], vt[..., :r, :], method.scale)
-        change = method.scale * jnp.matmul(a, b, precision="highest")
+        a, b = balanced(u[..., :r], s[..., :r], vt[..., :r, :], scale)
+        change = jnp.matmul(a * jnp.expand_dims(scale, -2), b, precision="highest")
         rest = (exact.astype(jnp.float32) - _as_weight(change, weight)).astype(exact.dtype)
     return base, as_factors(a, b, weight, method.dtype)
 

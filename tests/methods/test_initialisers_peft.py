@@ -1,5 +1,6 @@
 """Initialisers against PEFT's, as recorded and, where PEFT is installed, live."""
 
+import warnings
 from pathlib import Path
 
 import jax
@@ -36,7 +37,9 @@ def theirs(request):
     if request.param == "recorded":
         return dict(np.load(RECORDED))
     pytest.importorskip("peft", reason="peft is not installed: no live comparison")
-    return compute()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT's own
+        return compute()
 
 
 def lift(method, targets=MODULES):

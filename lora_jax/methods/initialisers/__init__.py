@@ -1,7 +1,7 @@
 """Where A and B start: from W itself, from the inputs of W, or from gradients at W."""
 
 from lora_jax.methods.initialisers.corda import CorDA
-from lora_jax.methods.initialisers.eva import EVA, ranks_by_variance
+from lora_jax.methods.initialisers.eva import EVA, ranks_by_variance, redistribute_ranks
 from lora_jax.methods.initialisers.gather import InputMoments, gather_gradients, gather_inputs
 from lora_jax.methods.initialisers.lora_ga import LoRAGA
 from lora_jax.methods.initialisers.olora import OLoRA
@@ -21,4 +21,5 @@ __all__ = [
     "gather_gradients",
     "gather_inputs",
     "ranks_by_variance",
+    "redistribute_ranks",
 ]

@@ -15,7 +15,14 @@ from jax import lax
 
 from lora_jax.lifting import Weight
 from lora_jax.methods.initialisers.gather import InputMoments
-from lora_jax.methods.initialisers.matrices import as_factors, balanced, base_matrix, svd
+from lora_jax.methods.initialisers.matrices import (
+    as_factors,
+    balanced,
+    base_matrix,
+    refuse_ranks,
+    scale_of,
+    svd,
+)
 from lora_jax.methods.initialisers.rebased import Rebased
 
 # As in PEFT: the inverse is taken once it is this good, with ever more of the identity added.
@@ -44,6 +51,8 @@ class CorDA(Rebased):
         super().__post_init__()
         if self.mode not in ("ipm", "kpm"):
             raise ValueError(f"mode must be 'ipm' or 'kpm', not {self.mode!r}")
+        if self.mode == "kpm":
+            refuse_ranks(self, "it trains the last triples, as many as the rank")
 
     def start(self, key: jax.Array, weight: Weight) -> dict[str, jax.Array]:
         """``a = C⁻¹ V √(σ/s)`` and ``b = √(σ/s) Uᵀ`` of the chosen triples."""
@@ -53,7 +62,7 @@ class CorDA(Rebased):
         covariance, inverse = _damped(_covariance(weight.gathered, weight))
         v, s, ut = svd(covariance @ matrix)
         part = slice(None, self.rank) if self.mode == "ipm" else slice(-self.rank, None)
-        a, b = balanced(v[..., part], s[..., part], ut[..., part, :], self.scale)
+        a, b = balanced(v[..., part], s[..., part], ut[..., part, :], scale_of(self, weight))
         return as_factors(inverse @ a, b, weight, self.dtype)
 
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lora_jax.lifting import Lifted, Weight
+from lora_jax.lifting.relift import relift
 from lora_jax.methods.initialisers.gather import InputMoments
 from lora_jax.methods.initialisers.matrices import as_factors
 from lora_jax.methods.lora import LoRA
@@ -114,3 +115,36 @@ def ranks_by_variance(
         site.path: tuple(n for (path, _), n in counts.items() if path == site.path)
         for site in lifted.sites
     }
+
+
+def redistribute_ranks(
+    lifted: Lifted, moments: Mapping[str, InputMoments], rho: float = 2.0
+) -> Lifted:
+    """The same function with the same methods, whose ranks are shared out by explained variance.
+
+    As in PEFT alpha follows the rank, so that the scale α / r stays what it is, and a weight left
+    without a rank is left out.
+
+    Args:
+      lifted: its methods are `EVA`, or another LoRA, with one rank for all layers of a site.
+      moments: of its sites' inputs, concrete (`gather_inputs`).
+      rho: no layer gets more than `rho` times its rank.
+
+    Returns:
+      A `Lifted`, to be initialised with the same moments.
+
+    Raises:
+      ValueError: as `ranks_by_variance`.
+    """
+    shared = ranks_by_variance(lifted, moments, rho)
+    methods, kept = {}, []
+    for site in lifted.sites:
+        ranks, method = shared[site.path], site.method
+        if not any(ranks):
+            continue
+        assert isinstance(method, LoRA)
+        alphas = tuple(method.alpha * (rank or method.rank) / method.rank for rank in ranks)
+        each = {"ranks": ranks, "alphas": alphas} if site.batch else {"alpha": alphas[0]}
+        methods[site.path] = dataclasses.replace(method, rank=max(ranks), **each)
+        kept.append(site)
+    return relift(lifted, kept, methods)

@@ -19,6 +19,7 @@ from lora_jax.methods.initialisers.matrices import (
     check_rank,
     matrix_of,
     randomised_svd,
+    refuse_ranks,
     svd,
 )
 from lora_jax.methods.initialisers.rebased import Rebased
@@ -56,6 +57,7 @@ class LoRAGA(Rebased):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        refuse_ranks(self, "A and B take triples by their place in twice the rank")
         if self.direction not in DIRECTIONS:
             raise ValueError(f"direction must be one of {DIRECTIONS}, not {self.direction!r}")
         if self.scaling not in SCALES:

@@ -10,6 +10,7 @@ from jax import lax
 
 from lora_jax.lifting import Weight
 from lora_jax.lifting.packed import is_packed
+from lora_jax.methods.lora import LoRA
 
 
 def matrix_of(array: Any, weight: Weight) -> jax.Array:
@@ -91,12 +92,35 @@ def subspace_svd(
     return (vt.mT, s, u.mT) if wide else (u, s, vt)
 
 
-def balanced(
-    u: jax.Array, s: jax.Array, vt: jax.Array, scale: float
-) -> tuple[jax.Array, jax.Array]:
-    """A and B of equal size whose product times `scale` is ``U diag(s) Vᵀ``."""
-    root = jnp.sqrt(s / scale)
+def balanced(u: jax.Array, s: jax.Array, vt: jax.Array, scale: Any) -> tuple[jax.Array, jax.Array]:
+    """A and B of equal size whose product times `scale` is ``U diag(s) Vᵀ``.
+
+    Args:
+      u: ``(*batch, in, rank)``.
+      s: ``(*batch, rank)``.
+      vt: ``(*batch, rank, out)``.
+      scale: a number, or an array like `s`, zero for components that are left out.
+    """
+    root = jnp.sqrt(jnp.where(scale > 0, s / jnp.where(scale > 0, scale, 1.0), 0.0))
     return u * root[..., None, :], root[..., :, None] * vt
+
+
+def scale_of(method: LoRA, weight: Weight) -> Any:
+    """The scale of a method: a number, or where layers differ an array ``(*batch, rank)``."""
+    if not weight.batch:
+        return method.scale
+    layers, *experts = weight.sizes(weight.batch)
+    scales = method.layer_scales(layers)
+    if scales is None:
+        return method.scale
+    wide = scales.reshape(layers, *(1 for _ in experts), method.rank)
+    return jnp.broadcast_to(jnp.asarray(wide, jnp.float32), (layers, *experts, method.rank))
+
+
+def refuse_ranks(method: LoRA, why: str) -> None:
+    """Raises `ValueError` for a start that depends on the rank as a whole."""
+    if method.ranks is not None:
+        raise ValueError(f"{type(method).__name__} takes one rank for all layers: {why}")
 
 
 def check_rank(rank: int, weight: Weight, most: int, asked: str) -> None:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from lora_jax.lifting import Weight
-from lora_jax.methods.initialisers.matrices import as_factors
+from lora_jax.methods.initialisers.matrices import as_factors, refuse_ranks
 from lora_jax.methods.lora import LoRA
 
 
@@ -30,6 +30,7 @@ class Orthogonal(LoRA):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        refuse_ranks(self, "A and B meet in no direction only as a whole")
         if self.rank % 2:
             raise ValueError(f"Orthogonal needs an even rank, not {self.rank}")
 

@@ -16,6 +16,7 @@ from lora_jax.methods.initialisers.matrices import (
     balanced,
     base_matrix,
     randomised_svd,
+    scale_of,
     svd,
 )
 from lora_jax.methods.initialisers.rebased import Rebased
@@ -48,5 +49,5 @@ class PiSSA(Rebased):
             u, s, vt = svd(matrix)
         else:
             u, s, vt = randomised_svd(key, matrix, r, self.iterations)
-        a, b = balanced(u[..., :r], s[..., :r], vt[..., :r, :], self.scale)
+        a, b = balanced(u[..., :r], s[..., :r], vt[..., :r, :], scale_of(self, weight))
         return as_factors(a, b, weight, self.dtype)

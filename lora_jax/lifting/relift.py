@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from lora_jax.lifting import Lifted, Method, Site
-from lora_jax.lifting.site import make_site
+from lora_jax.lifting.lift import Lifted
+from lora_jax.lifting.site import Method, Site, make_site
 
 
 def relift(lifted: Lifted, sites: Sequence[Site], methods: Mapping[str, Method]) -> Lifted:
