@@ -5,6 +5,7 @@ Radford et al., 2021; Zhai et al., 2023.
 
 import dataclasses
 import functools
+import math
 
 import jax.numpy as jnp
 from flax import nnx
@@ -176,11 +177,11 @@ class Clip(nnx.Module):
     def __init__(self, config: ClipConfig, rngs: nnx.Rngs) -> None:
         self.vision = VisionTower(config.vision, rngs)
         self.text = TextTower(config.text, rngs)
-        # SigLIP's files hold these numbers as arrays of one.
-        shape = (1,) if config.logit_bias else ()
-        self.logit_scale = nnx.Param(jnp.zeros(shape, config.dtype))
+        # As training began in the papers. SigLIP's files hold these numbers as arrays of one.
+        scale = jnp.full(1, math.log(10)) if config.logit_bias else jnp.array(math.log(1 / 0.07))
+        self.logit_scale = nnx.Param(scale.astype(config.dtype))
         if config.logit_bias:
-            self.logit_bias = nnx.Param(jnp.zeros(shape, config.dtype))
+            self.logit_bias = nnx.Param(jnp.full(1, -10.0, config.dtype))
         self.config = config
 
     def __call__(

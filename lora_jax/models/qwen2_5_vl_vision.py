@@ -164,9 +164,10 @@ class QwenVisionTower(nnx.Module):
             raise ValueError(
                 f"pixels have the shape {pixels.shape}, but the plan and the model take {wanted}"
             )
+        turn = self.turn(plan)
         return run_stack(
             self.layers,
-            lambda layer, hidden, full: layer(hidden, plan, self.turn(plan), full),
+            lambda layer, hidden, full: layer(hidden, plan, turn, full),
             self.patches(pixels),
             scan=config.scan,
             remat=config.remat,
