@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 
 def into_blocks(w: Float[Array, "*stack ins outs"], block: int) -> Float[Array, "..."]:
@@ -16,7 +16,7 @@ def into_blocks(w: Float[Array, "*stack ins outs"], block: int) -> Float[Array, 
     return w.reshape(*stack, ins // block, block, outs)
 
 
-def out_of_blocks(blocks: Float[Array, "..."]) -> Float[Array, "*stack ins outs"]:
+def out_of_blocks(blocks: Shaped[Array, "..."]) -> Shaped[Array, "*stack ins outs"]:
     """The inverse of `into_blocks`."""
     *stack, count, block, outs = blocks.shape
     return blocks.reshape(*stack, count * block, outs)
