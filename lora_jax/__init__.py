@@ -14,7 +14,23 @@ from lora_jax import hub, quantization
 from lora_jax.adapters import combine, merge_report, reduce_intruders, stack, to_lora, unstack
 from lora_jax.api import count_parameters, lift
 from lora_jax.lifting import Delta, DenseFallbackError, Factor, Lifted, Method, Site, Weight
-from lora_jax.methods import DoRA, Full, LoRA
+from lora_jax.methods import (
+    IA3,
+    AdaLoRA,
+    BitFit,
+    DoRA,
+    Full,
+    GraLoRA,
+    HiRA,
+    LayerNormTuning,
+    LoHa,
+    LoKr,
+    LoRA,
+    LoRAFA,
+    MiSS,
+    TokenRows,
+    VeRA,
+)
 from lora_jax.methods.initialisers import (
     EVA,
     CorDA,
@@ -25,30 +41,43 @@ from lora_jax.methods.initialisers import (
     PiSSA,
     gather_gradients,
     gather_inputs,
+    redistribute_ranks,
 )
-from lora_jax.quantization import quantize
+from lora_jax.quantization import loftq, quantize
 from lora_jax.targets import ALL_LINEAR, BIASES, NORMS
 
 __all__ = [
     "ALL_LINEAR",
     "BIASES",
     "EVA",
+    "IA3",
     "NORMS",
+    "AdaLoRA",
+    "BitFit",
     "CorDA",
     "Delta",
     "DenseFallbackError",
     "DoRA",
     "Factor",
     "Full",
+    "GraLoRA",
+    "HiRA",
     "InputMoments",
+    "LayerNormTuning",
     "Lifted",
+    "LoHa",
+    "LoKr",
     "LoRA",
+    "LoRAFA",
     "LoRAGA",
     "Method",
+    "MiSS",
     "OLoRA",
     "Orthogonal",
     "PiSSA",
     "Site",
+    "TokenRows",
+    "VeRA",
     "Weight",
     "combine",
     "count_parameters",
@@ -56,9 +85,11 @@ __all__ = [
     "gather_inputs",
     "hub",
     "lift",
+    "loftq",
     "merge_report",
     "quantization",
     "quantize",
+    "redistribute_ranks",
     "reduce_intruders",
     "stack",
     "to_lora",

@@ -2,6 +2,7 @@
 
 from lora_jax.quantization.accept import accept_quantized
 from lora_jax.quantization.int8 import Int8
+from lora_jax.quantization.loftq import loftq
 from lora_jax.quantization.nf4 import Nf4
 from lora_jax.quantization.placement import packed_shardings
 from lora_jax.quantization.tree import KINDS, choose, quantize, quantize_array
