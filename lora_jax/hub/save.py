@@ -124,7 +124,7 @@ def _plan_afresh(
     if params is None:
         raise ValueError(f"give the params of the {type(config).__name__} that is to be saved")
     fields = write_config(config)
-    leaves = _leaves(params, _leaves(build(config).shapes, None))
+    leaves = _leaves(params, config)
     made = _from_params(leaves, FAMILIES[config.model_type].names(config))
     return fields, [one._replace(name=full_name(config, one.name)) for one in made.values()]
 
@@ -132,7 +132,7 @@ def _plan_afresh(
 def _plan(params: Mapping[str, Any], model: Pretrained, source: Tensors) -> list[Pending]:
     """All tensors in the order of the source, none of them made yet."""
     names = FAMILIES[model.config.model_type].names(model.config)
-    leaves = _leaves(params, _leaves(model.params, None))
+    leaves = _leaves(params, model.config)
     made = _from_params(leaves, names)
     spelt = {names.canonical(name): name for name in source.names}
     for name in made:
@@ -150,11 +150,18 @@ def _plan(params: Mapping[str, Any], model: Pretrained, source: Tensors) -> list
     return planned
 
 
-def _leaves(params: Mapping[str, Any], wanted: Mapping[str, Any] | None) -> dict[str, Any]:
-    found = {path_name(path): leaf for path, leaf in jax.tree.leaves_with_path(params)}
-    if wanted is not None and (odd := sorted(found.keys() ^ wanted.keys())):
+def _leaves(params: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    """The params by path; those that the config asks for, and no others."""
+    found, wanted = (
+        {path_name(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+        for tree in (params, build(config).shapes)
+    )
+    if odd := sorted(found.keys() ^ wanted.keys()):
         lacks = "lack" if odd[0] in wanted else "have, but the model has not,"
-        raise ValueError(f"the params {lacks} {odd[0]}; give all params of the model, merged")
+        raise ValueError(
+            f"the params {lacks} {odd[0]}; give all params of the model as plain arrays, adapters "
+            "merged and nothing quantised"
+        )
     return found
 
 

@@ -170,6 +170,12 @@ def test_only_the_params_of_the_model_are_saved(copy, tmp_path, change, message)
     assert not (tmp_path / "saved").exists()
 
 
+def test_a_quantised_model_is_not_taken_for_the_one_it_was_made_from(tmp_path):
+    model = hub.load_model(FIXTURES / "llama", quantize={"kind": "int8", "block": 8})
+    with pytest.raises(ValueError, match="as plain arrays, adapters merged and nothing quantised"):
+        hub.save_model(tmp_path / "saved", model)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"dtype": "bf16"}, "unknown dtype 'bf16'"), ({"max_shard_bytes": 0}, "not at least 1")],
@@ -222,9 +228,8 @@ def test_params_without_files_are_saved_from_their_config(name, tmp_path):
 def test_what_a_config_file_cannot_say_is_not_saved(tmp_path):
     sizes = {"vocab_size": 9, "dim": 8, "layers": 2, "heads": 2, "kv_heads": 2, "head_dim": 4}
     config = models.DecoderConfig(**sizes, ff_dim=8, window=3, windowed=(True, False))
-    params = models.init(config, jax.random.key(0))
     with pytest.raises(ValueError, match=r"config\.json of a 'llama' cannot say this windowed"):
-        hub.save_model(tmp_path / "saved", config, params)
+        hub.save_model(tmp_path / "saved", config, {})
     with pytest.raises(ValueError, match="give the params of the DecoderConfig"):
         hub.save_model(tmp_path / "saved", config)
     with pytest.raises(ValueError, match="a T5Config of 't5' is saved only beside the files"):
