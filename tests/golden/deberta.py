@@ -4,7 +4,7 @@ import functools
 from typing import Any
 
 from golden.case import Case
-from golden.encoders import BARE, batch, head_case, make
+from golden.encoders import BARE, EPS, batch, head_case, make
 
 # As version 3 has them, with so few buckets that the farther distances share one.
 V3: dict[str, Any] = {
@@ -29,7 +29,7 @@ _V3 = functools.partial(deberta, **V3)
 
 CASES = {
     "deberta": bare(**V3),
-    "deberta_conv": bare(**V3, conv_kernel_size=3, conv_groups=2, conv_act="gelu"),
+    "deberta_conv": bare(**V3, **EPS, conv_kernel_size=3, conv_groups=2, conv_act="gelu"),
     # Distances from 3 on are one.
     "deberta_c2p": bare(
         relative_attention=True,
@@ -46,6 +46,6 @@ CASES = {
     ),
     "deberta_token_classification": head_case(_V3, "token_classification", batch()),
     "deberta_multiple_choice": head_case(_V3, "multiple_choice", batch()),
-    "deberta_masked_lm": head_case(_V3, "masked_lm", batch(), legacy=False),
+    "deberta_masked_lm": head_case(_V3, "masked_lm", batch(), legacy=False, **EPS),
     "deberta_masked_lm_legacy": head_case(_V3, "masked_lm", batch(), embedding_size=12),
 }

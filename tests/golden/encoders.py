@@ -15,6 +15,8 @@ SIZES: dict[str, Any] = {
     "max_position_embeddings": 12,
     "initializer_range": INIT_RANGE,
 }
+# So large that leaving it out, or taking another, shows.
+EPS = {"layer_norm_eps": 0.01}
 TYPED = ("input_ids", "attention_mask", "token_type_ids")
 BARE: dict[str, Any] = {"arguments": TYPED, "output": "last_hidden_state"}
 
@@ -79,7 +81,7 @@ _BERT: dict[str, dict[str, Any]] = {
     "regression": {"hidden_act": "tanh"},
     "token_classification": {"hidden_act": "relu"},
     "multiple_choice": {"hidden_act": "silu"},
-    "masked_lm": {"hidden_act": "gelu_new", "layer_norm_eps": 1e-5},
+    "masked_lm": {"hidden_act": "gelu_new", **EPS},
 }
 
 CASES = {
@@ -87,7 +89,7 @@ CASES = {
         make=lambda: bert("Model"), inputs=batch(), tokenizer=word_tokenizer(pad_id=0), **BARE
     ),
     "roberta": Case(
-        make=lambda: roberta("Model", layer_norm_eps=1e-5),
+        make=lambda: roberta("Model", **EPS),
         inputs=batch(1, pad_id=1),
         tokenizer=word_tokenizer(pad_id=1),
         **BARE,
@@ -96,7 +98,11 @@ CASES = {
     **{
         # The head of the masked language model keeps its GELU whatever the layers have.
         f"roberta_{head}": head_case(
-            roberta, head, batch(1, pad_id=1), hidden_act="relu" if head == "masked_lm" else "gelu"
+            roberta,
+            head,
+            batch(1, pad_id=1),
+            hidden_act="relu" if head == "masked_lm" else "gelu",
+            **EPS,
         )
         for head in HEADS
     },

@@ -69,5 +69,11 @@ def case(beam: dict[str, Any], **fields: Any) -> Case:
 CASES = {
     # Its texts would end at once.
     "t5": case(BEAM | {"min_new_tokens": 8}),
-    "flan_t5": case(BEAM, feed_forward_proj="gated-gelu", tie_word_embeddings=False, untie=True),
+    "flan_t5": case(
+        BEAM,
+        feed_forward_proj="gated-gelu",
+        layer_norm_epsilon=0.01,
+        tie_word_embeddings=False,
+        untie=True,
+    ),
 }
