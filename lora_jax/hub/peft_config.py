@@ -12,7 +12,12 @@ from lora_jax.hub.peft_modules import EXPERTS, Layout, Module
 
 # What the fields are in a config that says nothing of them.
 DEFAULTS: dict[str, Any] = {
+    "ADALORA": {"init_r": 12, "lora_alpha": 8},
+    "IA3": {},
+    "LOHA": {"r": 8, "alpha": 8},
+    "LOKR": {"r": 8, "alpha": 8},
     "LORA": {"r": 8, "lora_alpha": 8},
+    "VERA": {"r": 256},
 }
 
 # Variants of LoRA that change what the tensors mean.
@@ -44,12 +49,15 @@ class Targets(NamedTuple):
     parameters: list[str]
 
 
-def find_targets(layout: Layout, adapted: Mapping[Module, Sequence[str]]) -> Targets:
+def find_targets(
+    layout: Layout, adapted: Mapping[Module, Sequence[str]], *, apart: bool = False
+) -> Targets:
     """Says which modules are adapted, as briefly as is unambiguous.
 
     Args:
         layout: the modules of the model.
         adapted: the modules, and their names in the layers that are adapted.
+        apart: give each of them an end that none of the others has.
     """
     others = {m.name for m in layout.modules} - {m.name for m in adapted if m.kind != EXPERTS}
     layers = _common_layers([m for m in adapted if m.kind != EXPERTS], adapted)
@@ -58,11 +66,12 @@ def find_targets(layout: Layout, adapted: Mapping[Module, Sequence[str]]) -> Tar
         complete = len(names) == len(module.places)
         if module.kind == EXPERTS:
             ends = [f"{name}.{module.parameter}" for name in names]
-            rest = {f"{m.name}.{m.parameter}" for m in layout.modules if m != module}
-            end = find_end(f"{module.name}.{module.parameter}", rest) if complete else None
+            tensors = {f"{m.name}.{m.parameter}" for m in layout.modules if m != module}
+            end = find_end(f"{module.name}.{module.parameter}", tensors) if complete else None
             parameters += ends if end is None else [end]
             continue
-        end = find_end(module.name, others) if complete or layers is not None else None
+        rest = {m.name for m in layout.modules if m.name != module.name} if apart else others
+        end = find_end(module.name, rest) if complete or layers is not None else None
         modules += list(names) if end is None else [end]
     return Targets(list(dict.fromkeys(modules)), layers, parameters)
 
@@ -140,20 +149,37 @@ def check_config(fields: Mapping[str, Any], where: Any) -> str:
         raise ValueError(
             f"{where} has peft_type {kind!r}; supported: {', '.join(sorted(DEFAULTS))}"
         )
+    if kind == "ADALORA" and fields.get("rank_pattern"):
+        raise ValueError(
+            f"{where} has a rank_pattern: the ranks that AdaLoRA took away are cut out of this "
+            "file; save it before, where they are zeros"
+        )
+    if kind == "VERA" and not fields.get("save_projection", True):
+        raise ValueError(
+            f"{where} says save_projection=false: the projections would have to be drawn with "
+            "torch; save it with them"
+        )
     if variants := [name for name in _VARIANTS if fields.get(name)]:
         raise ValueError(f"{where} asks for {variants[0]}, a variant that is not supported")
     return str(kind)
 
 
 def rank_of(fields: Mapping[str, Any], name: str) -> int:
-    """The rank of a module's adapter, by the rules of PEFT."""
-    default = fields.get("r", DEFAULTS[fields["peft_type"]]["r"])
-    return int(_by_pattern(fields.get("rank_pattern"), name, default))
+    """The rank of a module's adapter, by the rules of PEFT; 1 for methods without."""
+    known = DEFAULTS[fields["peft_type"]] | fields
+    if fields["peft_type"] == "ADALORA":
+        return int(known["init_r"])
+    return int(_by_pattern(fields.get("rank_pattern"), name, known.get("r", 1)))
 
 
 def scale_of(fields: Mapping[str, Any], name: str, rank: int) -> float:
-    """The scale of a module's ΔW, by the rules of PEFT."""
-    default = fields.get("lora_alpha", DEFAULTS[fields["peft_type"]]["lora_alpha"])
+    """The scale of a module's ΔW, by the rules of PEFT; 1 for methods without."""
+    known = DEFAULTS[fields["peft_type"]] | fields
+    default = known.get("lora_alpha", known.get("alpha"))
+    if default is None:
+        return 1.0
+    if fields["peft_type"] == "ADALORA":
+        return float(default) / (rank + 1e-5)
     alpha = float(_by_pattern(fields.get("alpha_pattern"), name, default))
     return alpha / (math.sqrt(rank) if fields.get("use_rslora") else rank)
 

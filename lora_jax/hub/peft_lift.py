@@ -13,9 +13,11 @@ from lora_jax.hub.peft_config import check_config
 from lora_jax.hub.peft_files import CONFIG, Found, read_adapter
 from lora_jax.hub.peft_load import find_meanings, load_peft, rank_and_scale
 from lora_jax.hub.peft_modules import Layout, Module, find_layout, leaves_of
+from lora_jax.hub.peft_save import SHARED
 from lora_jax.hub.peft_sites import form_of_type
+from lora_jax.hub.peft_tokens import ROWS, ids_of
 from lora_jax.lifting import Lifted, Method, Weight, lift_weights
-from lora_jax.methods import Full
+from lora_jax.methods import Full, TokenRows
 
 
 def lift_peft(
@@ -90,8 +92,12 @@ def load_peft_config(
     adapted, whole = _modules(stored, layout)
     methods: dict[str, Method] = {}
     for module, keys in adapted.items():
-        for part, row in module.rows.items():
-            if method := _method(stored, module, part, row.path, keys):
+        if ROWS in next(iter(keys.values())):
+            (row,) = module.rows.values()
+            methods[row.path] = TokenRows(ids=tuple(ids_of(stored.fields, module)))
+            continue
+        for row in module.rows.values():
+            if method := _method(stored, module, row.path, keys):
                 methods[row.path] = method
     for module in whole:
         if module not in adapted:
@@ -107,6 +113,8 @@ def _modules(
     whole: list[Module] = []
     unknown = []
     for meaning, key in find_meanings(stored, layout).items():
+        if key in SHARED.values():
+            continue
         if isinstance(meaning, str):
             found = layout.find(*meaning.rpartition(".")[::2])
             if found is None:
@@ -128,7 +136,6 @@ def _modules(
 def _method(
     stored: Found,
     module: Module,
-    part: int,
     path: str,
     keys: Mapping[tuple[int, ...], Mapping[str, str]],
 ) -> Method | None:

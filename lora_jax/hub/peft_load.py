@@ -22,8 +22,9 @@ from lora_jax.hub.peft_modules import (
     leaves_of,
     tensor_of,
 )
-from lora_jax.hub.peft_save import is_tied, key_of
+from lora_jax.hub.peft_save import SHARED, is_tied, key_of
 from lora_jax.hub.peft_sites import Sorted, owner_of, pattern_name, sort_sites, wrappers
+from lora_jax.hub.peft_tokens import ROWS, read_rows, rows_key, table_of
 from lora_jax.hub.peft_whole import read_whole, whole_key
 from lora_jax.lifting import Lifted
 
@@ -83,6 +84,9 @@ def load_peft(
     factors = _read_parts(stored, sites, keys)
     whole = {key: stored.tensors[name] for key, name in keys.items() if isinstance(key, str)}
     factors |= read_whole(layout, sites.whole, whole, base)
+    for module, site in sites.rows.items():
+        tensor = stored.tensors[keys[module, (), ROWS]]
+        factors[site.path] = read_rows(stored.fields, module, site, tensor, base)
     return {
         site.path: {name: jnp.asarray(array) for name, array in factors[site.path].items()}
         for site in lifted.sites
@@ -115,6 +119,7 @@ def _read_parts(
             for bare, shape in sites.form.shapes(module, parts, rank).items():
                 _check_shape(stored, found[bare], shape)
             tensors = {bare: stored.tensors[key] for bare, key in found.items()}
+            tensors |= {bare: stored.tensors[key] for bare, key in SHARED.items() if key in keys}
             adapters[module.at(place)] = Adapter(tensors, rank, scale)
         factors |= sites.form.read(module, parts, adapters)
     return factors
@@ -150,11 +155,15 @@ def _match(stored: Found, layout: Layout, sites: Sorted, base: Base | None) -> d
         for i, place in enumerate(module.places):
             if any(part.ranks[i] for part in parts):
                 for bare in sites.form.names(module, parts):
-                    wanted[module, place, bare] = key_of(module.at(place) + inner, bare)
+                    name = module.at(place) + inner
+                    wanted[module, place, bare] = key_of(name, bare, sites.form.peft_type)
+    if sites.form.peft_type == "VERA":
+        wanted |= {key: key for key in SHARED.values()}
     owners = [owner for site in sites.whole if (owner := layout.owner(site.path)) is not None]
     for module, _ in owners:
         for place in module.places:
             wanted[whole_key(module, place)] = PREFIX + whole_key(module, place)
+    wanted |= {(module, (), ROWS): PREFIX + rows_key(module) for module in sites.rows}
     _check_tied(stored, layout, sites, meant)
     missing = [key for one, key in wanted.items() if one not in meant]
     unexpected = [
@@ -192,13 +201,17 @@ def find_meanings(stored: Found, layout: Layout) -> dict[Any, str]:
 
 
 def _meaning(key: str, stored: Found, layout: Layout) -> Any:
+    if key in SHARED.values():
+        return key
     parsed = parse_key(key)
     if parsed.array is None:
         if parsed.module == layout.tied:
             return ("tied", parsed.parameter)
         found = layout.find(parsed.module, parsed.parameter)
         return key if found is None else whole_key(*found)
-    found = layout.find(parsed.module, "weight") or _experts(parsed.module, stored, layout)
+    found = layout.find(table_of(parsed.module), "weight") or _experts(
+        parsed.module, stored, layout
+    )
     if found is None and parsed.module == layout.tied:
         return ("tied", parsed.array)
     return key if found is None else (*found, parsed.array)

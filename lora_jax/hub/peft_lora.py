@@ -98,8 +98,8 @@ class LoRAForm:
             if name not in adapters:
                 continue
             adapter = adapters[name]
-            _check_scale(name, parts, adapter, i)
             split = _split(module, parts, adapter, [part.ranks[i] for part in parts], name)
+            check_scale(name, parts, adapter, i)
             for part, (a, b) in zip(parts, split, strict=True):
                 arrays, rank = found[part.site.path], part.ranks[i]
                 own_a = arrays["a"][place][..., :rank]
@@ -269,7 +269,8 @@ def _split(
     ]
 
 
-def _check_scale(name: str, parts: Sequence[Part], adapter: Adapter, layer: int) -> None:
+def check_scale(name: str, parts: Sequence[Part], adapter: Adapter, layer: int) -> None:
+    """Checks that the file and the lift scale ΔW alike (the first part's, where parts differ)."""
     first = next((part for part in parts if part.ranks[layer]), parts[0])
     if not math.isclose(first.scales[layer], adapter.scale, rel_tol=1e-6):
         raise ValueError(

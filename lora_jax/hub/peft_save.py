@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,14 +10,11 @@ import numpy as np
 
 from lora_jax.hub.hashes import hash_params
 from lora_jax.hub.names import Names
-from lora_jax.hub.peft_config import find_patterns, find_targets
+from lora_jax.hub.peft_fields import make_fields
 from lora_jax.hub.peft_files import PREFIX, WEIGHTS, write_adapter
 from lora_jax.hub.peft_form import Adapter
-from lora_jax.hub.peft_lora import plain_number
 from lora_jax.hub.peft_modules import (
     AUTO,
-    CONV1D,
-    EXPERTS,
     TABLE,
     Layout,
     Module,
@@ -27,10 +22,13 @@ from lora_jax.hub.peft_modules import (
     leaves_of,
 )
 from lora_jax.hub.peft_sites import Sorted, owner_of, sort_sites, wrappers
-from lora_jax.hub.peft_whole import HEADS, Saved, is_head, write_whole
+from lora_jax.hub.peft_tokens import rows_field, rows_key, write_rows
+from lora_jax.hub.peft_whole import HEADS, is_head, write_whole
 from lora_jax.lifting import Lifted
 from lora_jax.lifting.site import check_arrays
-from lora_jax.methods import DoRA
+
+# Arrays that all modules share.
+SHARED = {"vera_A": "base_model.vera_A", "vera_B": "base_model.vera_B"}
 
 Adapters = Mapping[Module, Mapping[str, Adapter]]
 
@@ -91,10 +89,18 @@ def save_peft(
     adapted = {name for by_name in adapters.values() for name in by_name}
     added = {site.path: np.asarray(factors[site.path]["d"]) for site in sites.whole}
     saved = write_whole(layout, added, adapted, base)
-    fields = _fields(layout, lifted, sites, adapters, saved) | {
-        "base_model_name_or_path": base_name,
-        "task_type": layout.task_type,
-    }
+    touched = [*adapters, *(owner_of(site, layout)[0] for site in sites.whole)]
+    fields = make_fields(
+        sites.form.peft_type,
+        layout,
+        {module: parts[0].site.method for module, parts in sites.parts.items()},
+        adapters,
+        saved,
+        tied=any(is_tied(module, layout) for module in touched),
+    ) | {"base_model_name_or_path": base_name}
+    if sites.rows:
+        _check_rows(sites)
+        fields["trainable_token_indices"] = rows_field(layout, sites.rows)
     remarks = {
         "base": None if params is None else hash_params(params),
         "sites": {
@@ -103,8 +109,13 @@ def save_peft(
             for part in parts
         },
     }
-    tensors = _keyed(layout, adapters) | {PREFIX + k: v for k, v in saved.tensors.items()}
+    tensors = _keyed(layout, adapters, sites.form.peft_type) | {
+        PREFIX + k: v for k, v in saved.tensors.items()
+    }
     tensors |= _tied_whole(layout, sites, tensors)
+    for module, site in sites.rows.items():
+        rows = np.asarray(factors[site.path]["rows"])
+        tensors[PREFIX + rows_key(module)] = write_rows(module, site, rows, base)
     write_adapter(directory, fields, tensors, remarks)
     return directory
 
@@ -123,22 +134,38 @@ def _check_factors(lifted: Lifted, factors: Mapping[str, Mapping[str, Any]]) -> 
         check_arrays(site, factors[site.path])
 
 
-def _keyed(layout: Layout, adapters: Adapters) -> dict[str, np.ndarray]:
+def _keyed(layout: Layout, adapters: Adapters, peft_type: str) -> dict[str, np.ndarray]:
     """All tensors of adapters by their keys."""
-    tensors = {}
+    tensors: dict[str, np.ndarray] = {}
     for module, by_name in adapters.items():
         inner = wrappers(module, list(adapters))
         for name, adapter in by_name.items():
             for bare, tensor in adapter.tensors.items():
-                tensors[key_of(name + inner, bare)] = tensor
+                if bare in SHARED:
+                    _share(tensors, bare, tensor)
+                else:
+                    tensors[key_of(name + inner, bare, peft_type)] = tensor
             if is_tied(module, layout):
                 tensors |= tied_twin(layout, adapter)
     return tensors
 
 
-def key_of(name: str, bare: str) -> str:
+def _share(tensors: dict[str, np.ndarray], bare: str, tensor: np.ndarray) -> None:
+    """Keeps the largest of the projections that all modules share; the others are its corners."""
+    key = SHARED[bare]
+    before = tensors.get(key, tensor)
+    small, large = sorted((before, tensor), key=lambda one: one.size)
+    if not np.array_equal(large[: small.shape[0], : small.shape[1]], small):
+        raise ValueError(
+            "PEFT's VeRA cuts all projections out of one pair, and those of weights of different "
+            "shapes are no corners of one here: adapt weights of one shape"
+        )
+    tensors[key] = large
+
+
+def key_of(name: str, bare: str, peft_type: str = "LORA") -> str:
     """The key of an adapter's array."""
-    tail = ".weight" if bare in ("lora_A", "lora_B") else ""
+    tail = ".weight" if peft_type == "LORA" and bare in ("lora_A", "lora_B") else ""
     return f"{PREFIX}{name}.{bare}{tail}"
 
 
@@ -159,6 +186,13 @@ def tied_twin(layout: Layout, adapter: Adapter) -> dict[str, np.ndarray]:
     }
 
 
+def _check_rows(sites: Sorted) -> None:
+    if sites.form.peft_type != "LORA":
+        raise ValueError(
+            f"PEFT trains rows of tokens beside LoRA, but this is {sites.form.peft_type}"
+        )
+
+
 def _tied_whole(
     layout: Layout, sites: Sorted, tensors: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
@@ -168,51 +202,3 @@ def _tied_whole(
         if is_tied(module, layout):
             return {f"{PREFIX}{layout.tied}.weight": tensors[f"{PREFIX}{module.name}.weight"]}
     return {}
-
-
-def _fields(
-    layout: Layout, lifted: Lifted, sites: Sorted, adapters: Adapters, saved: Saved
-) -> dict[str, Any]:
-    targets = find_targets(layout, {module: list(found) for module, found in adapters.items()})
-    methods = [parts[0].site.method for parts in sites.parts.values()]
-    rs = all(getattr(method, "rs", False) for method in methods)
-    ranks, alphas = (
-        find_patterns(
-            layout,
-            {
-                module: {name: value(one) for name, one in by_name.items()}
-                for module, by_name in adapters.items()
-            },
-        )
-        for value in (lambda one: one.rank, lambda one: _alpha(one, rs))
-    )
-    dropouts = Counter(method.dropout for method in methods)
-    experts = any(module.kind == EXPERTS for module in adapters)
-    trained = [*adapters, *(owner_of(site, layout)[0] for site in sites.whole)]
-    tied = any(is_tied(module, layout) for module in trained)
-    return {
-        "peft_type": sites.form.peft_type,
-        "r": ranks[0],
-        "lora_alpha": alphas[0],
-        "rank_pattern": ranks[1],
-        "alpha_pattern": alphas[1],
-        "target_modules": targets.modules,
-        "target_parameters": targets.parameters or None,
-        "layers_to_transform": targets.layers,
-        "use_rslora": rs,
-        "use_dora": any(isinstance(method, DoRA) for method in methods),
-        "fan_in_fan_out": any(module.kind == CONV1D for module in adapters),
-        # PEFT refuses dropout together with experts; it matters to further training alone.
-        "lora_dropout": 0.0 if experts else dropouts.most_common(1)[0][0],
-        "bias": saved.bias,
-        "modules_to_save": saved.modules or None,
-        "trainable_token_indices": None,
-        "ensure_weight_tying": tied,
-        "init_lora_weights": True,
-        "inference_mode": True,
-    }
-
-
-def _alpha(adapter: Adapter, rs: bool) -> float:
-    """What PEFT divides by the rank, or its root, to get the scale."""
-    return plain_number(adapter.scale * (math.sqrt(adapter.rank) if rs else adapter.rank))

@@ -10,12 +10,21 @@ import numpy as np
 
 from lora_jax.hub.peft_form import Form, Part
 from lora_jax.hub.peft_lora import LoRAForm
+from lora_jax.hub.peft_methods import ADALORA, LOHA, LOKR, IA3Form, VeRAForm
 from lora_jax.hub.peft_modules import EXPERT_PARAMETERS, EXPERTS, Layout, Module
+from lora_jax.hub.peft_tokens import is_rows
 from lora_jax.lifting import Lifted, Site
-from lora_jax.methods import DoRA, Full, LoRA
+from lora_jax.methods import IA3, AdaLoRA, Full, LoHa, LoKr, LoRA, VeRA
 from lora_jax.methods.initialisers.rebased import Rebased
 
-FORMS: Mapping[type, Form] = {LoRA: LoRAForm(), DoRA: LoRAForm()}
+FORMS: Mapping[type, Form] = {
+    LoRA: LoRAForm(),
+    IA3: IA3Form(),
+    VeRA: VeRAForm(),
+    LoHa: LOHA,
+    LoKr: LOKR,
+    AdaLoRA: ADALORA,
+}
 
 
 class Sorted(NamedTuple):
@@ -25,11 +34,13 @@ class Sorted(NamedTuple):
         form: PEFT's form of the method.
         parts: sites of that method by the module that holds them, in the order of its parts.
         whole: sites that are trained whole.
+        rows: sites that train rows of tokens, by the embedding.
     """
 
     form: Form
     parts: dict[Module, list[Part]]
     whole: list[Site]
+    rows: dict[Module, Site]
 
 
 def sort_sites(
@@ -46,9 +57,13 @@ def sort_sites(
         ValueError: PEFT has no form for a site, or for its method together with the others.
     """
     whole = [site for site in lifted.sites if isinstance(site.method, Full)]
-    rest = [site for site in lifted.sites if site not in whole]
+    rows = {owner_of(site, layout)[0]: site for site in lifted.sites if is_rows(site)}
+    rest = [site for site in lifted.sites if site not in whole and not is_rows(site)]
     if not rest:
-        raise ValueError("PEFT has no adapter that only trains arrays whole: adapt some by LoRA")
+        raise ValueError(
+            "PEFT's files hold arrays that are trained whole and rows of tokens beside an adapter: "
+            "adapt a weight by LoRA too"
+        )
     forms = {form.peft_type: form for form in map(form_of, rest)}
     if len(forms) > 1:
         raise ValueError(
@@ -66,7 +81,7 @@ def sort_sites(
     for module, own in parts.items():
         own.sort(key=lambda part: part.number)
         form.check(module, own)
-    return Sorted(form, parts, whole)
+    return Sorted(form, parts, whole, rows)
 
 
 def form_of(site: Site) -> Form:
@@ -113,8 +128,12 @@ def _part(module: Module, number: int, site: Site, arrays: Mapping[str, Any] | N
 
 def _scales(method: Any, ranks: Sequence[int]) -> list[float]:
     alphas = getattr(method, "alphas", None)
-    if alphas is None and getattr(method, "ranks", None) is None:
-        return [getattr(method, "scale", 1.0)] * len(ranks)
+    if not hasattr(method, "alpha"):
+        return [1.0] * len(ranks)
+    if isinstance(method, AdaLoRA):
+        return [method.alpha / (method.rank + 1e-5)] * len(ranks)
+    if not isinstance(method, LoRA):
+        return [method.alpha / method.rank] * len(ranks)
     alphas = alphas or [method.alpha] * len(ranks)
     roots = [max(math.sqrt(rank) if method.rs else rank, 1) for rank in ranks]
     return [alpha / root for alpha, root in zip(alphas, roots, strict=True)]

@@ -36,6 +36,10 @@ def lora(model: str, *targets: str, folder: str = "", **settings: Any) -> Adapte
     return Adapted(model, config | settings, folder)
 
 
+def other(kind: str, model: str, *targets: str, **settings: Any) -> Adapted:
+    return Adapted(model, {"kind": kind, "target_modules": list(targets)} | settings)
+
+
 ADAPTED = {
     "lora": lora("llama", "q_proj", "v_proj", task_type="CAUSAL_LM"),
     "rslora": lora("llama", "q_proj", "v_proj", use_rslora=True),
@@ -65,6 +69,29 @@ ADAPTED = {
     "fused": lora("gpt2", "c_attn", fan_in_fan_out=True, task_type="CAUSAL_LM"),
     "chosen_layers": lora("llama", "o_proj", layers_to_transform=[1]),
     "convolution": lora("vit_classification", "projection", "q_proj", use_dora=True),
+    "trainable_tokens": lora("llama", "q_proj", trainable_token_indices=[3, 17]),
+    "trainable_tokens_tied": lora(
+        "gpt2", "c_fc", trainable_token_indices={"wte": [7, 2, 30]}, fan_in_fan_out=True
+    ),
+    "ia3": other(
+        "IA3Config",
+        "llama",
+        "k_proj",
+        "v_proj",
+        "down_proj",
+        feedforward_modules=["down_proj"],
+    ),
+    "ia3_fused": other("IA3Config", "gpt2", "c_attn", feedforward_modules=[], fan_in_fan_out=True),
+    "vera": other("VeraConfig", "llama", "q_proj", "v_proj", r=4),
+    "loha": other("LoHaConfig", "llama", "q_proj", "v_proj", r=2, alpha=3),
+    "lokr": other("LoKrConfig", "llama", "q_proj", "v_proj", r=2, alpha=3),
+    "lokr_both": other(
+        "LoKrConfig", "llama", "q_proj", r=1, alpha=2, decompose_both=True, decompose_factor=4
+    ),
+    "adalora": other("AdaLoraConfig", "llama", "q_proj", "up_proj", init_r=3, total_step=10),
+    "adalora_fused": other(
+        "AdaLoraConfig", "gpt2", "c_attn", init_r=3, total_step=10, fan_in_fan_out=True
+    ),
     "bare": lora("bert", "query", task_type="FEATURE_EXTRACTION"),
 }
 

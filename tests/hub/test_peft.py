@@ -55,10 +55,11 @@ def test_an_adapter_of_peft_computes_what_it_did_there_and_is_written_again_the_
     before = {key: tensor for key, tensor in before.items() if not is_copy_of_base(key)}
     assert saved.keys() == before.keys()
     for key, tensor in before.items():
-        if "lora_" in key:
+        if "lora_" in key or "_l" in key or "hada" in key or "vera" in key:
             assert saved[key].tobytes() == tensor.tobytes(), key
         else:  # the base plus what was added to it: exact but for one rounding
             np.testing.assert_allclose(saved[key], tensor, rtol=0, atol=1e-7, err_msg=key)
     again = json.loads((tmp_path / "adapter_config.json").read_text())
-    for field in ("peft_type", "use_dora", "use_rslora", "bias", "layers_to_transform"):
-        assert again[field] == fields[field], field
+    for field in ("peft_type", "use_dora", "use_rslora", "bias", "layers_to_transform", "alpha"):
+        if field in again:
+            assert again[field] == fields[field], field

@@ -1,0 +1,296 @@
+"""Adapters in PEFT's files: what we write is what we read, and what does not fit is refused."""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from golden.peft import FIXTURES
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+import lora_jax as lora
+from lora_jax import hub
+
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+Q0 = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+IDS = np.arange(10).reshape(2, 5)
+LORA = lora.LoRA(rank=2, alpha=4)
+LLAMA = hub.load_model(FIXTURES / "llama")
+
+
+def lift(model=LLAMA, targets=("q_proj", "v_proj"), method=LORA):
+    return lora.lift(model.apply, model.params, IDS, targets=targets, method=method)
+
+
+def trained(lifted, params):
+    """Factors as after some training: none is zero."""
+    factors = lifted.init(jax.random.key(0), params)
+    leaves, tree = jax.tree.flatten(factors)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    noise = [jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)]
+    return jax.tree.unflatten(tree, [x + n for x, n in zip(leaves, noise, strict=True)])
+
+
+LIFTED = lift()
+FACTORS = trained(LIFTED, LLAMA.params)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    return hub.save_peft(tmp_path / "adapter", LIFTED, FACTORS, params=LLAMA.params)
+
+
+def rewrite(directory, change):
+    """Changes the tensors of an adapter; the remarks in its header are lost, as PEFT loses them."""
+    tensors = change(load_file(directory / WEIGHTS))
+    save_file(tensors, directory / WEIGHTS, {"format": "pt"})
+
+
+def reconfigure(directory, **fields):
+    file = directory / CONFIG
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+
+
+def assert_same(found, wanted):
+    assert found.keys() == wanted.keys()
+    for path, arrays in wanted.items():
+        for name, array in arrays.items():
+            assert found[path][name].dtype == array.dtype, path
+            assert np.asarray(found[path][name]).tobytes() == np.asarray(array).tobytes(), path
+
+
+ROUND_TRIPS = {
+    "fused, of two ranks and one scale": (
+        "gpt2",
+        {"q_proj": lora.LoRA(rank=2, alpha=4), "v_proj": lora.LoRA(rank=3, alpha=6)},
+    ),
+    "experts of which one part is adapted": ("mixtral", {"up_proj": None, "down_proj": 3}),
+    "a rank for each layer": ("llama", {"q_proj": lora.LoRA(ranks=(0, 3)), "k_proj": None}),
+    "rank-stabilised": ("llama", {"q_proj": lora.LoRA(rank=3, alpha=5, rs=True)}),
+    "DoRA in half precision": ("gpt2", {"k_proj": lora.DoRA(rank=2, dtype=jnp.bfloat16)}),
+    "a convolution": ("vit_classification", {"patches": None}),
+    "LoHa": ("llama", {"q_proj": lora.LoHa(rank=2)}),
+    "IA3": ("gpt2", {"q_proj": lora.IA3(), "fc2": lora.IA3(feedforward=True)}),
+    "VeRA": ("llama", {"q_proj": lora.VeRA(rank=4)}),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*reaches 'add'")
+@pytest.mark.parametrize("title", ROUND_TRIPS)
+def test_factors_come_back_bit_for_bit(title, tmp_path):
+    name, targets = ROUND_TRIPS[title]
+    model = hub.load_model(FIXTURES / name)
+    ids = np.load(FIXTURES / name / "expected.npz").get("pixel_values", IDS)
+    lifted = lora.lift(model.apply, model.params, ids, targets=targets, method=LORA)
+    factors = trained(lifted, model.params)
+    factors = _without_padding(lifted, factors)
+    hub.save_peft(tmp_path, lifted, factors, params=model.params)
+    assert_same(hub.load_peft(tmp_path, lifted, params=model.params), factors)
+    again, found = hub.lift_peft(tmp_path, model.apply, model.params, ids)
+    assert [site.path for site in again.sites] == [site.path for site in lifted.sites]
+    assert_same(found, factors)
+
+
+def _without_padding(lifted, factors):
+    """Zeros where a layer has a smaller rank than the stack: nothing there is used or saved."""
+    for site in lifted.sites:
+        for layer, rank in enumerate(getattr(site.method, "ranks", None) or ()):
+            a, b = factors[site.path]["a"], factors[site.path]["b"]
+            a, b = a.at[layer, ..., rank:].set(0), b.at[layer, ..., rank:, :].set(0)
+            factors[site.path] = {"a": a, "b": b}
+    return factors
+
+
+def test_parts_of_different_scale_are_joined_with_the_ratio_in_b(tmp_path):
+    model = hub.load_model(FIXTURES / "gpt2")
+    lifted = lift(model, {"q_proj": lora.LoRA(rank=2, alpha=4), "v_proj": lora.LoRA(3, alpha=4)})
+    factors = trained(lifted, model.params)
+    hub.save_peft(tmp_path, lifted, factors)
+    found = hub.load_peft(tmp_path, lifted)
+    for path, arrays in factors.items():
+        for name, array in arrays.items():
+            np.testing.assert_allclose(found[path][name], array, rtol=2e-7)
+
+
+def test_an_adapter_of_the_whole_fused_weight_loads_into_its_parts_only_if_all_are_there():
+    model = hub.load_model(FIXTURES / "gpt2")
+    two = lift(model, ("q_proj", "v_proj"))
+    with pytest.raises(ValueError, match="also changes 'layers/k_proj/kernel'"):
+        hub.load_peft(FIXTURES / "peft" / "fused", two)
+
+
+def test_a_start_that_is_taken_off_is_saved_as_plain_lora_of_twice_the_rank(tmp_path):
+    lifted = lift(targets="q_proj", method=lora.PiSSA(rank=2, alpha=4))
+    factors = trained(lifted, LLAMA.params)
+    hub.save_peft(tmp_path, lifted, factors, params=LLAMA.params)
+    plain, found = hub.lift_peft(tmp_path, LLAMA.apply, LLAMA.params, IDS)
+    assert plain.sites[0].method.rank == 4
+    merged, wanted = plain.merge(LLAMA.params, found), lifted.merge(LLAMA.params, factors)
+    kernel = lambda params: params["layers"]["q_proj"]["kernel"]
+    np.testing.assert_allclose(kernel(merged), kernel(wanted), rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match=r"load it into LoRA\(rank=4\)"):
+        hub.load_peft(tmp_path, lifted)
+
+
+def test_the_files_say_which_base_they_are_for(saved):
+    with safe_open(saved / WEIGHTS, "numpy") as file:
+        metadata = file.metadata()
+    assert metadata["format"] == "pt"
+    assert json.loads(metadata["lora_jax"])["base"] == hub.hash_params(LLAMA.params)
+
+
+def test_an_adapter_for_another_base_is_refused(saved):
+    other = jax.tree.map(lambda x: x + 1, LLAMA.params)
+    with pytest.raises(ValueError, match="made for another base: for params with hash"):
+        hub.load_peft(saved, LIFTED, params=other)
+
+
+def test_an_adapter_for_a_base_of_other_sizes_is_refused(saved):
+    rewrite(saved, lambda t: t | {Q0: np.zeros((2, 24), np.float32)})
+    with pytest.raises(ValueError, match=r"\(2, 24\), but \(2, 16\) fits .* another base or rank"):
+        hub.load_peft(saved, LIFTED)
+
+
+def test_transposed_factors_are_refused(saved):
+    rewrite(saved, lambda t: t | {Q0: np.ascontiguousarray(t[Q0].T)})
+    with pytest.raises(ValueError, match="it is transposed"):
+        hub.load_peft(saved, LIFTED)
+
+
+def test_missing_and_unexpected_tensors_are_counted_and_named(saved):
+    rewrite(saved, lambda t: {k.replace("0.self_attn.q_proj", "0.mlp.up_proj"): t[k] for k in t})
+    with pytest.raises(
+        ValueError,
+        match=r"6 of its 8 tensors match; 2 missing: .*q_proj.*; 2 unexpected: .*up_proj",
+    ):
+        hub.load_peft(saved, LIFTED)
+
+
+def test_an_adapter_of_which_nothing_matches_is_an_error(saved):
+    rewrite(saved, lambda t: {k.replace("self_attn", "attention"): t[k] for k in t})
+    with pytest.raises(ValueError, match="no tensor matches; 8 missing"):
+        hub.load_peft(saved, LIFTED)
+    with pytest.raises(ValueError, match="not for this model, which has no module for"):
+        hub.lift_peft(saved, LLAMA.apply, LLAMA.params, IDS)
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (lora.LoRA(rank=3, alpha=4), "rank 2, but the lift has rank 3"),
+        (lora.LoRA(rank=2, alpha=8), "scales ΔW by 2, but the method of .* by 4"),
+        (lora.DoRA(rank=2, alpha=4), "8 of its 8 tensors match; 4 missing: .*magnitude"),
+        (lora.VeRA(rank=2), "holds LORA, but the lift is VERA"),
+        (lora.MiSS(rank=2), "have no form here for MiSS"),
+    ],
+    ids=["rank", "alpha", "DoRA", "VeRA", "MiSS"],
+)
+def test_a_lift_of_another_method_rank_or_alpha_is_refused(saved, method, message):
+    with pytest.raises(ValueError, match=message):
+        hub.load_peft(saved, lift(method=method))
+
+
+def test_dora_is_not_loaded_as_lora(tmp_path):
+    dora = lift(method=lora.DoRA(rank=2, alpha=4))
+    hub.save_peft(tmp_path, dora, trained(dora, LLAMA.params))
+    with pytest.raises(ValueError, match=r"4 unexpected: .*lora_magnitude_vector"):
+        hub.load_peft(tmp_path, LIFTED)
+
+
+def test_names_of_adapters_in_keys_are_passed_over(saved):
+    rewrite(saved, lambda t: {k.replace(".weight", ".default.weight"): t[k] for k in t})
+    assert_same(hub.load_peft(saved, LIFTED), FACTORS)
+
+
+@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16])
+def test_half_precision_is_read_into_the_type_of_the_method(saved, dtype):
+    rewrite(saved, lambda t: {k: x.astype(dtype) for k, x in t.items()})
+    found = hub.load_peft(saved, LIFTED)
+    rounded = jax.tree.map(lambda x: np.asarray(x).astype(dtype).astype(np.float32), FACTORS)
+    assert_same(found, rounded)
+
+
+def test_empty_truncated_and_missing_files_and_pickles_are_refused(saved, tmp_path):
+    whole = (saved / WEIGHTS).read_bytes()
+    for content in (b"", whole[:4], whole[: len(whole) // 2]):
+        (saved / WEIGHTS).write_bytes(content)
+        with pytest.raises(ValueError, match="not a whole safetensors file"):
+            hub.load_peft(saved, LIFTED)
+    save_file({}, saved / WEIGHTS)
+    with pytest.raises(ValueError, match="holds no tensors"):
+        hub.load_peft(saved, LIFTED)
+    (saved / WEIGHTS).rename(saved / "adapter_model.bin")
+    with pytest.raises(ValueError, match=r"as pickle .* can run any code"):
+        hub.load_peft(saved, LIFTED)
+    with pytest.raises(FileNotFoundError, match="no directory"):
+        hub.load_peft(tmp_path / "nowhere", LIFTED)
+    shutil.copytree(FIXTURES / "peft" / "multi_adapter", tmp_path / "many")
+    with pytest.raises(FileNotFoundError, match="its sub-folders other hold adapters"):
+        hub.load_peft(tmp_path / "many", LIFTED)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"peft_type": "PREFIX_TUNING"}, "peft_type 'PREFIX_TUNING'; supported: ADALORA, IA3"),
+        ({"alora_invocation_tokens": [1]}, "asks for alora_invocation_tokens"),
+        ({"layer_replication": [[0, 2]]}, "asks for layer_replication"),
+        ({"lora_alpha": 8}, "scales ΔW by 4, but"),
+        ({"use_rslora": True}, "scales ΔW by 2.8"),
+        ({"rank_pattern": {"v_proj": 4}}, "another base or rank"),
+    ],
+)
+def test_a_config_that_means_something_else_is_refused(saved, fields, message):
+    reconfigure(saved, **fields)
+    with pytest.raises(ValueError, match=message):
+        hub.load_peft(saved, LIFTED)
+
+
+def test_a_tied_embedding_whose_head_was_left_alone_is_refused(tmp_path):
+    source = FIXTURES / "peft" / "target_embedding_tied"
+    shutil.copytree(source, tmp_path / "untied")
+    rewrite(tmp_path / "untied", lambda t: {k: x for k, x in t.items() if "lm_head" not in k})
+    model = hub.load_model(FIXTURES / "gemma2")
+    with pytest.raises(ValueError, match="but not lm_head, which is tied to it here"):
+        hub.lift_peft(tmp_path / "untied", model.apply, model.params, IDS)
+
+
+def test_an_adapter_is_not_replaced_unasked_and_a_failed_save_leaves_it(saved):
+    before = (saved / WEIGHTS).read_bytes()
+    with pytest.raises(FileExistsError, match="overwrite=True replaces it"):
+        hub.save_peft(saved, LIFTED, FACTORS)
+    wrong = {path: {"a": arrays["a"]} for path, arrays in FACTORS.items()}
+    with pytest.raises(ValueError, match="needs"):
+        hub.save_peft(saved, LIFTED, wrong, overwrite=True)
+    assert (saved / WEIGHTS).read_bytes() == before
+    assert sorted(file.name for file in saved.iterdir()) == [CONFIG, WEIGHTS]
+
+
+def test_a_function_that_calls_a_model_needs_its_config(tmp_path):
+    def last(params, ids):
+        return LLAMA.apply(params, ids)[:, -1]
+
+    lifted = lora.lift(last, LLAMA.params, IDS, targets=("q_proj", "v_proj"), method=LORA)
+    with pytest.raises(ValueError, match="give config="):
+        hub.save_peft(tmp_path, lifted, FACTORS)
+    hub.save_peft(tmp_path, lifted, FACTORS, config=LLAMA.config)
+    assert_same(hub.load_peft(tmp_path, lifted, config=LLAMA.config), FACTORS)
+
+
+def test_what_is_trained_whole_needs_the_base(tmp_path):
+    targets = {"q_proj": None, "norm": lora.Full()}
+    lifted = lift(targets={**targets, "^norm/scale$": lora.Full()})
+    factors = trained(lifted, LLAMA.params)
+    with pytest.raises(ValueError, match="give the base as params="):
+        hub.save_peft(tmp_path, lifted, factors)
+
+
+def test_methods_that_peft_does_not_mix_are_refused(tmp_path):
+    lifted = lift(targets={"q_proj": None, "v_proj": lora.VeRA(rank=2)})
+    with pytest.raises(ValueError, match="one method, but this lift has LORA and VERA"):
+        hub.save_peft(tmp_path, lifted, trained(lifted, LLAMA.params))
