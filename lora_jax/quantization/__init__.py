@@ -13,6 +13,7 @@ __all__ = [
     "Nf4",
     "accept_quantized",
     "choose",
+    "loftq",
     "packed_shardings",
     "quantize",
     "quantize_array",
