@@ -13,6 +13,7 @@ product of the factors alone is never formed.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
@@ -217,6 +218,33 @@ def contract(
         i = min(range(len(todo)), key=lambda i: math.prod(size[label] for label in after[i]))
         done = _multiply(done.astype(dtype), todo.pop(i), after[i], accumulate, precision)
     return _arrange(done, out, size).astype(accumulate)
+
+
+def form(term: Term, shape: Sequence[int], *, dtype: Any, precision: Any = None) -> jax.Array:
+    """A term as an array of the weight's shape, the cheapest pair of its factors first.
+
+    For terms that cannot be contracted with an activation factor by factor (`is_entangled`).
+    """
+    size = dict(enumerate(shape))
+    for factor in term:
+        size.update(zip(factor.axes, factor.array.shape, strict=True))
+    out = tuple(range(len(shape)))
+    todo = [factor.astype(dtype) for factor in sorted(term, key=lambda f: -len(f.axes))]
+    while len(todo) > 1:
+        after = {}
+        for i, j in itertools.combinations(range(len(todo)), 2):
+            rest = [factor for k, factor in enumerate(todo) if k not in (i, j)]
+            after[i, j] = _labels_needed(todo[i], [todo[j], *rest], 0, out)
+        i, j = min(after, key=lambda pair: math.prod(size[label] for label in after[pair]))
+        second = todo.pop(j)
+        todo.insert(i, _multiply(todo.pop(i), second, after[i, j], dtype, precision))
+    return _arrange(todo[0], out, size)
+
+
+def is_entangled(term: Term, summed: Sequence[int], batch: Sequence[int]) -> bool:
+    """Whether two factors share a summed axis, so that ΔW itself is cheaper than x with either."""
+    sides = [set(factor.axes) - set(batch) for factor in term]
+    return any(sum(axis in side and len(side) > 1 for side in sides) > 1 for axis in summed)
 
 
 def _labels_needed(done: Factor, todo: list[Factor], i: int, out: Sequence[Label]) -> list[Label]:

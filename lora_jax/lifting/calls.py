@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
-import jax
-
 from lora_jax.lifting.algebra import AdaptedWeight
 
 
@@ -17,8 +15,8 @@ class Call(Protocol):
     params: dict[str, Any]
     discovering: bool  # roles are being discovered: every weight is adapted, by nothing
 
-    def base(self, *operands: Any) -> jax.Array:
-        """The original equation on these operands."""
+    def base(self, *operands: Any) -> Any:
+        """The original equation on these operands; rows of a packed weight stay packed."""
         ...
 
     def dropped(self, weight: AdaptedWeight, x: Any) -> Any:
@@ -26,7 +24,11 @@ class Call(Protocol):
         ...
 
     def record(
-        self, weight: AdaptedWeight, contracted: Sequence[int], batch: Sequence[int]
+        self,
+        weight: AdaptedWeight,
+        contracted: Sequence[int],
+        batch: Sequence[int],
+        windows: Sequence[int] = (),
     ) -> None:
         """Notes how the axes of the weight are used."""
         ...

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lora_jax.lifting.algebra import AdaptedWeight, Delta, contract, expand
+from lora_jax.lifting.algebra import AdaptedWeight, Delta, expand, form
 from lora_jax.lifting.packed import unpacked
 
 
@@ -42,9 +42,5 @@ def remove_delta(merged: Any, delta: Delta) -> jax.Array:
 
 
 def _terms(delta: Delta, shape: tuple[int, ...], dtype: Any) -> list[jax.Array]:
-    sizes = dict(enumerate(shape))
     exact = lax.Precision.HIGHEST
-    return [
-        contract(term, range(len(shape)), sizes, dtype=dtype, precision=exact)
-        for term in delta.terms
-    ]
+    return [form(term, shape, dtype=dtype, precision=exact) for term in delta.terms]

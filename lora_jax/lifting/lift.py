@@ -21,7 +21,15 @@ from lora_jax.lifting.interpreter import Fallback, Interpreter
 from lora_jax.lifting.packed import is_packed, unpacked
 from lora_jax.lifting.program import Program, discover, path_name, run_abstractly, trace
 from lora_jax.lifting.roles import Weight
-from lora_jax.lifting.site import Method, Site, check_arrays, check_gathered, make_site
+from lora_jax.lifting.site import (
+    Method,
+    Site,
+    bias_of,
+    check_arrays,
+    check_finite,
+    check_gathered,
+    make_site,
+)
 
 Factors = Mapping[str, Mapping[str, Any]]
 
@@ -103,12 +111,17 @@ class Lifted:
 
         Quantised weights are dequantised in fp32, adapted or not: the new params are plain arrays
         in the types that the weights had before they were quantised.
+
+        Raises:
+          ValueError: a new weight would hold NaN or Inf (seen where arrays are concrete).
         """
         return _replace(params, self._deltas(self._weights(params), factors), dense.apply_delta)
 
     def unmerge(self, merged: Any, factors: Factors) -> Any:
         """The base of merged params whose base is gone: W' - ΔW, exact to one rounding of W'.
 
+        Each entry is off by at most ε·(|W'| + |W| + |ΔW|), where ε is the spacing of the weight's
+        type at 1 (2⁻²³ in fp32, 2⁻⁷ in bf16): the roundings of W', of the result and of fp32 sums.
         Where the base is at hand keep using it: `merge` never changes it.
 
         Raises:
@@ -134,27 +147,26 @@ class Lifted:
         """The sites' weights with their values, after checking that params are those lifted."""
         flat, _ = jax.tree_util.tree_flatten_with_path(params, is_leaf=is_packed)
         leaves = {path_name(path): leaf for path, leaf in flat}
+        lifted = [site.weight for site in self.sites]
+        lifted += [site.bias for site in self.sites if site.bias is not None]
         weights = {}
-        for site in self.sites:
-            if site.path not in leaves:
-                raise ValueError(f"params have no weight {site.path!r}, which was lifted")
-            leaf = leaves[site.path]
-            if tuple(leaf.shape) != site.shape:
+        for weight in lifted:
+            if weight.path not in leaves:
+                raise ValueError(f"params have no weight {weight.path!r}, which was lifted")
+            leaf = leaves[weight.path]
+            if tuple(leaf.shape) != weight.shape:
                 raise ValueError(
-                    f"params[{site.path!r}] has shape {tuple(leaf.shape)}, "
-                    f"but {site.shape} was lifted"
+                    f"params[{weight.path!r}] has shape {tuple(leaf.shape)}, "
+                    f"but {weight.shape} was lifted"
                 )
-            weights[site.path] = dataclasses.replace(site.weight, value=leaf)
+            weights[weight.path] = dataclasses.replace(weight, value=leaf)
         return weights
 
     def _deltas(
         self, weights: Mapping[str, Weight], factors: Factors, rng: jax.Array | None = None
     ) -> dict[str, Delta]:
         self._check_factors(factors)
-        return {
-            site.path: _delta(site, factors[site.path], weights[site.path], rng)
-            for site in self.sites
-        }
+        return _all_deltas(self.sites, factors, weights, rng)
 
     def _check_factors(self, factors: Factors) -> None:
         expected = {site.path for site in self.sites}
@@ -197,7 +209,11 @@ def lift_weights(
     program = trace(f, params, args, kwargs)
     weights = discover(program)
     chosen = choose(weights, program.paths)
-    sites = [make_site(weights[path], chosen[path]) for path in program.paths if path in chosen]
+    sites = [
+        make_site(weights[path], chosen[path], bias_of(weights[path], chosen[path], weights))
+        for path in program.paths
+        if path in chosen
+    ]
     fallbacks = _find_fallbacks(program, sites)
     lifted = Lifted(
         function=f,
@@ -230,8 +246,12 @@ def _replace(params: Any, deltas: Mapping[str, Delta], change: Callable[..., jax
     """New params in which `change(weight, delta)` stands for each weight that has a delta."""
 
     def one(path: tuple[Any, ...], leaf: Any) -> Any:
-        delta = deltas.get(path_name(path))
-        return unpacked(leaf) if delta is None else change(leaf, delta).astype(leaf.dtype)
+        name = path_name(path)
+        if name not in deltas:
+            return unpacked(leaf)
+        weight = change(leaf, deltas[name]).astype(leaf.dtype)
+        check_finite(name, weight)
+        return weight
 
     return jax.tree_util.tree_map_with_path(one, params, is_leaf=is_packed)
 
@@ -246,12 +266,28 @@ def _find_fallbacks(program: Program, sites: Sequence[Site]) -> dict[Fallback, N
         weights = {
             site.path: dataclasses.replace(site.weight, value=values[site.path]) for site in sites
         }
-        return {
-            site.path: _delta(site, arrays[site.path], weights[site.path], rng) for site in sites
-        }
+        return _all_deltas(sites, arrays, weights, rng)
 
     shapes = jax.eval_shape(deltas, arrays, values, jax.random.key(0))
     return run_abstractly(program, shapes, Interpreter()).fallbacks
+
+
+def _all_deltas(
+    sites: Sequence[Site], factors: Factors, weights: Mapping[str, Weight], rng: jax.Array | None
+) -> dict[str, Delta]:
+    """What the factors do to each weight, and to the biases beside some of them."""
+    deltas = {
+        site.path: _delta(site, factors[site.path], weights[site.path], rng) for site in sites
+    }
+    for site in sites:
+        if site.bias is None:
+            continue
+        own = site.method.bias_delta(factors[site.path], site.bias)  # type: ignore[attr-defined]
+        if not own.is_identity:
+            other = deltas.get(site.bias.path, Delta())
+            both = Delta((*other.terms, *own.terms), (*other.gain, *own.gain))
+            deltas[site.bias.path] = both
+    return deltas
 
 
 def _delta(site: Site, arrays: Any, weight: Weight, rng: jax.Array | None) -> Delta:

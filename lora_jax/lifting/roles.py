@@ -27,6 +27,7 @@ class Weight:
       ins: axes contracted with the activation.
       outs: axes kept in the result.
       uses: the primitives that consume it, in the order of the program.
+      windows: those of `ins` along which a convolution slides.
       value: the frozen weight itself, where a method may look at it; else None.
       gathered: what a pass over some data found out about it (see `Lifted.init`); else None.
     """
@@ -38,6 +39,7 @@ class Weight:
     ins: tuple[int, ...]
     outs: tuple[int, ...]
     uses: tuple[str, ...] = ()
+    windows: tuple[int, ...] = ()
     value: Any = dataclasses.field(default=None, compare=False, repr=False)
     gathered: Any = dataclasses.field(default=None, compare=False, repr=False)
 
@@ -101,4 +103,5 @@ def weight_from_uses(path: str, shape: tuple[int, ...], dtype: Any, uses: Sequen
         ins=tuple(axis for axis in axes if axis in ins),
         outs=tuple(axis for axis in axes if axis not in batch | ins),
         uses=tuple(dict.fromkeys(use.primitive for use in uses)),
+        windows=tuple(sorted(axes_of(whole[0].windows))),
     )

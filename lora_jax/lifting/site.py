@@ -22,7 +22,9 @@ class Method(Protocol):
 
     * `frozen`, a tuple of names of its arrays that never train (default: none);
     * `elementwise`, whether it fits arrays that have no input and output side, such as biases and
-      the scales of norms (default: False).
+      the scales of norms (default: False);
+    * `bias_delta(arrays, bias)`, what the same arrays do to the bias of the same module (default:
+      nothing).
     """
 
     @property
@@ -48,12 +50,14 @@ class Site:
       method: what adapts it.
       arrays: shape and dtype of each of the method's arrays.
       fallbacks: ``(primitive, why)`` wherever the dense W + ΔW is used.
+      bias: the bias of the same module, where the method has its say in that too.
     """
 
     weight: Weight
     method: Method
     arrays: Mapping[str, jax.ShapeDtypeStruct]
     fallbacks: tuple[tuple[str, str], ...] = ()
+    bias: Weight | None = None
 
     @property
     def path(self) -> str:
@@ -105,19 +109,32 @@ def is_elementwise(method: Method) -> bool:
     return bool(getattr(method, "elementwise", False))
 
 
-def make_site(weight: Weight, method: Method) -> Site:
+def make_site(weight: Weight, method: Method, bias: Weight | None = None) -> Site:
     """The site of a weight; the method says what arrays it needs, on shapes alone."""
     abstract = jax.ShapeDtypeStruct(weight.shape, weight.dtype)
 
     def arrays(key: jax.Array, value: Any) -> dict[str, jax.Array]:
         return method.init(key, dataclasses.replace(weight, value=value))
 
-    site = Site(weight, method, jax.eval_shape(arrays, jax.random.key(0), abstract))
+    shapes = jax.eval_shape(arrays, jax.random.key(0), abstract)
+    site = Site(weight, method, shapes, bias=bias)
     if unknown := sorted(set(site.frozen) - set(site.arrays)):
         raise ValueError(
             f"{type(method).__name__} freezes {unknown}, but its arrays are {sorted(site.arrays)}"
         )
     return site
+
+
+def bias_of(weight: Weight, method: Method, weights: Mapping[str, Weight]) -> Weight | None:
+    """The bias beside a weight, one entry for each of its outputs, if the method adapts it."""
+    if not hasattr(method, "bias_delta"):
+        return None
+    module = weight.path.rpartition("/")[0]
+    for name in ("bias", "b"):
+        bias = weights.get(f"{module}/{name}" if module else name)
+        if bias is not None and bias.shape == weight.sizes((*weight.batch, *weight.outs)):
+            return bias
+    return None
 
 
 def check_arrays(site: Site, arrays: Mapping[str, Any]) -> None:
@@ -148,3 +165,16 @@ def check_gathered(sites: Sequence[Site], gathered: Mapping[str, Any]) -> None:
                 f"{type(site.method).__name__} starts from data, and init was given none for "
                 f"{site.path!r}: pass init(key, params, gathered), gathered by {gather}"
             )
+
+
+def check_finite(path: str, weight: Any) -> None:
+    """Raises `ValueError` where a new weight holds NaN or Inf; under `jit` nothing is known."""
+    try:
+        finite = bool(jnp.isfinite(weight).all())
+    except jax.errors.ConcretizationTypeError:
+        return
+    if not finite:
+        raise ValueError(
+            f"the new weight {path!r} would hold NaN or Inf in {weight.dtype}: its factors or its "
+            "base do, or W + ΔW is too large for that type"
+        )

@@ -23,7 +23,9 @@ from lora_jax.lifting.algebra import (
     NoRule,
     Term,
     contract,
+    form,
     is_adapted,
+    is_entangled,
     product_dtype,
     scale_by,
 )
@@ -61,8 +63,15 @@ def dot_general(call: Call, lhs: Any, rhs: Any) -> jax.Array:
     x = scale_by(seen(weight, x, x_axes, summed), x_axes, before)
     y = call.base(weight.base, x) if weight_first else call.base(x, weight.base)
     for term in weight.delta.terms:
-        y = y + _product_term(call, weight, Factor(x, x_axes), term, out, y)
+        factors = _formed(term, weight, x) if is_entangled(term, summed, batch) else term
+        y = y + _product_term(call, weight, Factor(x, x_axes), factors, out, y)
     return scale_by(y, out, after)
+
+
+def _formed(term: Term, weight: AdaptedWeight, x: jax.Array) -> Term:
+    """The term as one factor of all axes of the weight."""
+    array = form(term, weight.shape, dtype=product_dtype(x, weight))
+    return (Factor(array, tuple(range(weight.ndim))),)
 
 
 def _product_term(
@@ -115,17 +124,24 @@ def _gains(weight: AdaptedWeight, summed: Sequence[int]) -> tuple[list[Factor], 
 
 
 def conv_general_dilated(call: Call, x: Any, weight: Any) -> jax.Array:
-    """A convolution with A's kernel into the rank, then a product with B over the channels."""
+    """A convolution with A's kernel into the rank, then a product with B over the channels.
+
+    A term that is no such pair is a kernel of its own, convolved beside the weight.
+    """
     if not is_adapted(weight) or is_adapted(x):
         raise NoRule("an adapted weight as the input of a convolution")
     params, numbers = call.params, call.params["dimension_numbers"]
     if params["feature_group_count"] != 1 or params["batch_group_count"] != 1:
         raise NoRule("grouped convolution")
     out_axis, *in_axes = numbers.rhs_spec
-    call.record(weight, in_axes, ())
-    if any(set(gain.axes) != {out_axis} for gain in weight.delta.gain):
-        raise NoRule("a gain on the inputs of a convolution")
+    call.record(weight, in_axes, (), windows=in_axes[1:])
+    into = [gain for gain in weight.delta.gain if set(gain.axes) == {in_axes[0]}]
+    after = [gain for gain in weight.delta.gain if set(gain.axes) == {out_axis}]
+    if len(into) + len(after) < len(weight.delta.gain):
+        raise NoRule("a gain within the window of a convolution")
 
+    x_axes = tuple(in_axes[0] if i == numbers.lhs_spec[1] else ("x", i) for i in range(x.ndim))
+    x = scale_by(x, x_axes, into)
     y = call.base(x, weight.base)
     channel = numbers.out_spec[1]
     axes = tuple("channel" if i == channel else ("y", i) for i in range(y.ndim))
@@ -133,6 +149,10 @@ def conv_general_dilated(call: Call, x: Any, weight: Any) -> jax.Array:
     sizes = dict(zip(axes, y.shape, strict=True))
     for term in weight.delta.terms:
         kernel, rest = _kernel_factor(term, in_axes)
+        if not kernel.hidden:
+            own = _formed(term, weight, x)[0].array.astype(weight.dtype)
+            y = y + call.base(call.dropped(weight, x), own)
+            continue
         (hidden,) = kernel.hidden
         order = [kernel.axes.index(hidden if i == out_axis else i) for i in range(weight.ndim)]
         inner = lax.conv_general_dilated(
@@ -156,16 +176,19 @@ def conv_general_dilated(call: Call, x: Any, weight: Any) -> jax.Array:
             precision=params["precision"],
         )
         y = y + term_y.astype(y.dtype)
-    return scale_by(y, axes, [gain.with_axes(name) for gain in weight.delta.gain])
+    return scale_by(y, axes, [gain.with_axes(name) for gain in after])
 
 
 def _kernel_factor(term: Term, in_axes: Sequence[int]) -> tuple[Factor, list[Factor]]:
-    """The one factor with every input axis and one hidden axis, and the others."""
+    """The one factor with every input axis and one hidden axis, and the others.
+
+    Where there is none, the first is a factor without hidden axes.
+    """
     kernels = [factor for factor in term if factor.has(*in_axes)]
     rest = [factor for factor in term if not factor.has(*in_axes)]
     whole = kernels and set(kernels[0].axes) == {*in_axes, *kernels[0].hidden}
     if len(kernels) != 1 or not whole or len(kernels[0].hidden) != 1:
-        raise NoRule("a term that is not (kernel factor) x (output factor)")
+        return Factor(None, ()), list(term)
     return kernels[0], rest
 
 
@@ -181,39 +204,61 @@ def ragged_dot_general(call: Call, x: Any, weight: Any, sizes: Any, *rest: Any) 
     plain = (x_sum, x_batch, w_batch) == ((1,), (), ()) and len(w_sum) == len(groups) == 1
     if is_adapted(x) or rest or not plain or tuple(numbers.lhs_ragged_dimensions) != (0,):
         raise NoRule("ragged_dot other than a grouped matrix product")
-    if weight.delta.gain:
-        raise NoRule("a gain in a grouped product")
     (group,), (into,) = groups, w_sum
     (out,) = (i for i in range(3) if i not in (group, into))
     call.record(weight, (into,), (group,))
+    before, after = _gains(weight, (into,))
 
+    x = _scale_groups(x, before, (group, into), sizes)
     y = call.base(x, weight.base, sizes)
     for term in weight.delta.terms:
-        first = _only([factor for factor in term if factor.has(into)])
-        last = _only([factor for factor in term if factor.has(out)])
-        if first is last or len(first.hidden) != 1 or first.hidden != last.hidden:
-            raise NoRule("a term that is not (input factor) x (output factor)")
-        (hidden,) = first.hidden
         z = call.dropped(weight, x)
-        z = _grouped_product(call, z, first, (group, into, hidden), sizes)
-        for factor in term:
-            if factor is not first and factor is not last:
-                z = _scale_scalar(z, factor)
-        z = _grouped_product(call, z, last, (group, hidden, out), sizes)
+        pair = _in_and_out(term, (group, into, out), weight.shape)
+        if pair is None:
+            (whole,) = _formed(term, weight, x)
+            z = _grouped_product(call, z, whole, (group, into, out), sizes)
+        else:
+            (hidden,) = pair[0].hidden
+            z = _grouped_product(call, z, pair[0], (group, into, hidden), sizes)
+            z = _grouped_product(call, z, pair[1], (group, hidden, out), sizes)
         y = y + z.astype(y.dtype)
-    return y
+    return _scale_groups(y, after, (group, out), sizes)
 
 
-def _only(factors: list[Factor]) -> Factor:
-    if len(factors) != 1:
-        raise NoRule("a term that is not (input factor) x (output factor)")
-    return factors[0]
+def _scale_groups(
+    x: jax.Array, gains: Sequence[Factor], axes: tuple[int, int], sizes: Any
+) -> jax.Array:
+    """Multiplies each row with its group's gain."""
+    for gain in gains:
+        if not gain.has(axes[0]):
+            x = x * gain.array.astype(x.dtype)
+            continue
+        array = gain.array if gain.axes == axes else gain.array[:, None]
+        array = lax.transpose(gain.array, (1, 0)) if gain.axes == axes[::-1] else array
+        group_of_row = jnp.repeat(jnp.arange(len(sizes)), sizes, total_repeat_length=len(x))
+        x = x * array[group_of_row].astype(x.dtype)
+    return x
 
 
-def _scale_scalar(z: jax.Array, factor: Factor) -> jax.Array:
-    if factor.axes:
-        raise NoRule("a term with more than two factors in a grouped product")
-    return z * factor.array.astype(z.dtype)
+def _in_and_out(
+    term: Term, axes: tuple[int, int, int], shape: Sequence[int]
+) -> tuple[Factor, Factor] | None:
+    """A term as (input factor) x (output factor), small factors joined to either; else None."""
+    group, into, out = axes
+    ins = [factor for factor in term if not factor.has(out)]
+    outs = [factor for factor in term if factor.has(out)]
+    hidden = {label for factor in term for label in factor.hidden}
+    held = [sum(into in factor.axes for factor in ins), sum(factor.has(*hidden) for factor in outs)]
+    if held != [1, 1] or len(hidden) != 1 or any(factor.has(into) for factor in outs):
+        return None
+    return _joined(ins, (group, into, *hidden)), _joined(outs, (group, *hidden, out))
+
+
+def _joined(factors: Sequence[Factor], order: tuple[Label, ...]) -> Factor:
+    """Several factors as one, over those of the labels that they hold."""
+    held = tuple(label for label in order if any(factor.has(label) for factor in factors))
+    dtype = product_dtype(*(factor.array for factor in factors))
+    return Factor(contract(factors, held, {}, dtype=dtype), held)
 
 
 def _grouped_product(

@@ -282,7 +282,7 @@ BOUND_ON_FACTORS = ("mesh_cast", "pbroadcast", "pcast", "pvary")
 # One weight into several, several into one
 
 
-def split(weight: AdaptedWeight, parts: Sequence[jax.Array], axis: int) -> list[AdaptedWeight]:
+def split(weight: AdaptedWeight, parts: Sequence[Any], axis: int) -> list[AdaptedWeight]:
     """The views of a weight whose base has been split along `axis` into `parts`."""
     views, start = [], 0
     for part in parts:
@@ -297,7 +297,7 @@ def split(weight: AdaptedWeight, parts: Sequence[jax.Array], axis: int) -> list[
     return views
 
 
-def concatenate(operands: Sequence[Any], base: jax.Array, axis: int) -> AdaptedWeight:
+def concatenate(operands: Sequence[Any], base: Any, axis: int) -> AdaptedWeight:
     """Fused projections: each ΔW, zero-padded along `axis`, is a term of the whole."""
     weights = [w for w in operands if isinstance(w, AdaptedWeight)]
     if any(weight.delta.gain or weight.delta.dropout for weight in weights):

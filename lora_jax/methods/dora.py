@@ -13,6 +13,7 @@ import jax
 from jax import lax
 
 from lora_jax.lifting import Delta, Factor, Weight, adapted_norm
+from lora_jax.methods.checks import base_of
 from lora_jax.methods.lora import LoRA
 
 
@@ -44,9 +45,4 @@ class DoRA(LoRA):
 
 
 def _base(weight: Weight) -> Any:
-    if weight.value is None:
-        raise ValueError(
-            f"DoRA needs the base weight of {weight.path!r} for its norm, and it is not at hand: "
-            "a merged DoRA cannot be unmerged"
-        )
-    return weight.value
+    return base_of(weight, "DoRA")

@@ -13,8 +13,16 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lora_jax.lifting import Delta, Factor, Weight
+from lora_jax.methods.checks import (
+    check_alpha,
+    check_dropout,
+    check_dtype,
+    check_fits,
+    check_rank,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,15 +39,20 @@ class LoRA:
       rs: rank-stabilised scaling α / √r (rsLoRA).
       init_a: ``"kaiming"``, U(±1/√in) (Kaiming-uniform with a = √5, as PEFT and loralib), or
         ``"gaussian"``, N(0, 1/r²) (PEFT's option of that name).
+      ranks: a rank for each layer of a stack, 0 for none; `rank` is then the largest of them.
+      alphas: an α for each layer of a stack; by default `alpha` for all.
       dtype: of the factors; fp32 whatever the base's.
 
     Raises:
-      ValueError: for values outside these ranges; `init` for a rank the weight does not allow.
+      ValueError: for values outside these ranges; `init` for a rank the weight does not allow, or
+        for as many `ranks` as the stack has no layers.
 
     >>> LoRA(rank=8, alpha=16).scale
     2.0
     >>> LoRA(rank=16, alpha=16, rs=True).scale
     4.0
+    >>> LoRA(ranks=(8, 8, 0, 4)).rank
+    8
     """
 
     rank: int = 8
@@ -48,24 +61,55 @@ class LoRA:
     dropout: float = 0.0
     rs: bool = False
     init_a: Literal["kaiming", "gaussian"] = "kaiming"
+    ranks: tuple[int, ...] | None = None
+    alphas: tuple[float, ...] | None = None
     dtype: Any = jnp.float32
 
     def __post_init__(self) -> None:
-        if not isinstance(self.rank, int) or isinstance(self.rank, bool) or self.rank < 1:
-            raise ValueError(f"rank must be an integer of at least 1, not {self.rank!r}")
-        if not self.alpha > 0:
-            raise ValueError(f"alpha must be positive, not {self.alpha!r}")
-        if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"dropout must lie in [0, 1), not {self.dropout!r}")
+        self._check_layers()
+        check_rank(self.rank)
+        check_alpha(self.alpha)
+        check_dropout(self.dropout)
+        check_dtype(self.dtype)
         if self.init_a not in ("kaiming", "gaussian"):
             raise ValueError(f"init_a must be 'kaiming' or 'gaussian', not {self.init_a!r}")
-        if not jnp.issubdtype(self.dtype, jnp.floating):
-            raise ValueError(f"dtype must be a float type, not {self.dtype!r}")
+
+    def _check_layers(self) -> None:
+        if self.ranks is not None:
+            object.__setattr__(self, "ranks", tuple(self.ranks))
+            for rank in self.ranks:
+                if rank != 0:
+                    check_rank(rank, "a rank of ranks")
+            object.__setattr__(self, "rank", max(self.ranks, default=0))
+        if self.alphas is not None:
+            object.__setattr__(self, "alphas", tuple(self.alphas))
+            for alpha in self.alphas:
+                check_alpha(alpha)
+            if self.ranks is not None and len(self.ranks) != len(self.alphas):
+                raise ValueError(f"{len(self.ranks)} ranks, but {len(self.alphas)} alphas")
 
     @property
     def scale(self) -> float:
         """α / r, or α / √r."""
-        return self.alpha / (math.sqrt(self.rank) if self.rs else self.rank)
+        return self._scale(self.alpha, self.rank)
+
+    def _scale(self, alpha: float, rank: int) -> float:
+        return alpha / (math.sqrt(rank) if self.rs else rank)
+
+    def layer_scales(self, layers: int) -> np.ndarray | None:
+        """The scale of each rank of each layer [layers, rank], zero beyond a layer's own rank.
+
+        None where all layers are alike.
+        """
+        if self.ranks is None and self.alphas is None:
+            return None
+        ranks = self.ranks or (self.rank,) * layers
+        alphas = self.alphas or (self.alpha,) * layers
+        scales = np.zeros((layers, self.rank))
+        for row, rank, alpha in zip(scales, ranks, alphas, strict=True):
+            if rank:
+                row[:rank] = self._scale(alpha, rank)
+        return scales
 
     def init(self, key: jax.Array, weight: Weight) -> dict[str, jax.Array]:
         """Factors ``a (*batch, *in, rank)`` and ``b (*batch, rank, *out)``."""
@@ -90,21 +134,28 @@ class LoRA:
         """``ΔW = scale · Σ_rank a[…, rank] · b[rank, …]``."""
         a = Factor(arrays["a"], (*weight.batch, *weight.ins, "rank"))
         b = Factor(arrays["b"], (*weight.batch, "rank", *weight.outs))
-        scale = Factor(jnp.asarray(self.scale, float), ())  # not rounded to the factors' dtype
-        return Delta(terms=((a, b, scale),))
+        return Delta(terms=((a, b, self._scale_factor(weight)),))
+
+    def _scale_factor(self, weight: Weight) -> Factor:
+        """The scale, not rounded to the factors' dtype; over layers and ranks where they differ."""
+        layers = weight.shape[weight.batch[0]] if weight.batch else 0
+        scales = self.layer_scales(layers)
+        if scales is None:
+            return Factor(jnp.asarray(self.scale, float), ())
+        return Factor(jnp.asarray(scales, float), (weight.batch[0], "rank"))
 
     def _check(self, weight: Weight) -> None:
-        if not weight.ins or not weight.outs:
-            raise ValueError(
-                f"{weight.path!r} {weight.shape} has no input and output side for LoRA"
-            )
-        if self.rank > (largest := min(weight.fan_in, weight.fan_out)):
-            raise ValueError(
-                f"rank {self.rank} is larger than {weight.path!r} allows: its matrix is "
-                f"{weight.fan_in} x {weight.fan_out}, so the rank is at most {largest}"
-            )
+        check_fits(self.rank, weight, "LoRA")
+        for name, given in (("ranks", self.ranks), ("alphas", self.alphas)):
+            layers = weight.shape[weight.batch[0]] if weight.batch else 0
+            if given is not None and len(given) != layers:
+                raise ValueError(
+                    f"{len(given)} {name} were given, but {weight.path!r} is a stack of {layers}"
+                )
 
     def __str__(self) -> str:
         kind = "rsLoRA" if self.rs else "LoRA"
+        rank = f"rank={self.rank}" if self.ranks is None else f"ranks={self.ranks}"
+        alpha = f"alpha={self.alpha:g}" if self.alphas is None else f"alphas={self.alphas}"
         dropout = f", dropout={self.dropout:g}" if self.dropout else ""
-        return f"{kind}(rank={self.rank}, alpha={self.alpha:g}{dropout})"
+        return f"{kind}({rank}, {alpha}{dropout})"
