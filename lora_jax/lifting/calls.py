@@ -24,11 +24,7 @@ class Call(Protocol):
         ...
 
     def record(
-        self,
-        weight: AdaptedWeight,
-        contracted: Sequence[int],
-        batch: Sequence[int],
-        windows: Sequence[int] = (),
+        self, weight: AdaptedWeight, contracted: Sequence[int], batch: Sequence[int]
     ) -> None:
         """Notes how the axes of the weight are used."""
         ...

@@ -23,9 +23,9 @@ BLOCK = 64
 
 # Kept as they are: looked up rather than multiplied, or vectors (stacked, they look like matrices).
 _VECTORS_AND_TABLES = ("bias", "b", "scale", "offset", "embedding", "embeddings")
-# Kept as they are, as parts of a path: output heads, which are trained or decide alone, and
-# routers, which are small and whose rounding moves tokens to other experts.
-_MODULES = ("embed", "lm_head", "head", "classifier", "pooler", "router")
+# Kept as they are, as parts of a path: output heads, which are trained or decide alone; routers,
+# which are small and whose rounding moves tokens to other experts; convolutions, patches among them.
+_MODULES = ("embed", "lm_head", "head", "classifier", "pooler", "router", "conv", "patches")
 
 
 def quantize_array(w: Any, kind: str = "nf4", block: int = BLOCK) -> Quantized:
@@ -66,7 +66,7 @@ def quantize(
     """Quantises every linear weight of a model.
 
     Linear weights are floats of two axes or more, named as neither vector (biases, norms) nor
-    table (embeddings), outside of output heads and routers. One weight is quantised at a time; to
+    table (embeddings), outside of output heads, routers and convolutions. One weight is quantised at a time; to
     never hold the whole model in full precision, load it so: ``hub.load_model(…, quantize=kind)``.
 
     Args:
