@@ -207,6 +207,7 @@ def bench_texts(shape: Shape, rounds: int, threads: int, scan: bool) -> None:
     import torch
     import transformers
 
+    transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(threads)
     print(f"\nGPT-2 small, {shape}; torch {torch.__version__} on {threads} threads\n")
     print("| tokens/s | lora_jax | transformers | ratio |\n|---|---|---|---|", flush=True)

@@ -22,7 +22,11 @@ _PATTERNS = [
     "processor_config.json",
     "chat_template*",
     "additional_chat_templates/*",
-    "*.model",  # SentencePiece, which is not read but kept beside a model that is written
+    # Other forms of tokenizers: not read, but named in errors and kept beside what is saved.
+    "*.model",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
 ]
 _REPO_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
