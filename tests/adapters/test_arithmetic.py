@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from adapters.quick import combine, quick
 
 import lora_jax as lora
 from lora_jax.adapters import pruning, scale
@@ -23,9 +24,10 @@ def model(params, x):
 def adapter(seed, method, targets=("layers", "out"), params=PARAMS):
     """A trained adapter: no array is zero."""
     lifted = lora.lift(model, params, X, method=method, targets=targets)
-    factors = lifted.init(jax.random.key(seed), params)
-    noise = lambda leaf: leaf + 0.3 * jax.random.normal(jax.random.key(seed), leaf.shape)
-    return lifted, jax.tree.map(noise, factors)
+    shapes = {site.path: dict(site.arrays) for site in lifted.sites}
+    noise = lambda leaf: rng.normal(size=leaf.shape).astype(np.float32)
+    rng = np.random.default_rng(seed)
+    return lifted, jax.tree.map(noise, shapes)
 
 
 FIRST = adapter(0, lora.LoRA(2, 6.0))
@@ -38,7 +40,7 @@ def change(adapter, path):
     lifted, factors = adapter
     if path not in factors:
         return 0.0
-    return np.asarray(lifted.merge(PARAMS, factors)[path] - PARAMS[path])
+    return np.asarray(quick(lifted.merge, PARAMS, factors)[path] - PARAMS[path])
 
 
 @pytest.mark.parametrize("weight", [2.5, 0.0, -1.0])
@@ -46,7 +48,7 @@ def test_scaling_scales_the_change(weight):
     lifted, factors = FIRST
     scaled = (lifted, scale(lifted, factors, weight))
     for path in PARAMS:
-        np.testing.assert_allclose(change(scaled, path), weight * change(FIRST, path), atol=1e-5)
+        np.testing.assert_allclose(change(scaled, path), weight * change(FIRST, path), atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["cat", "svd"])
@@ -54,7 +56,7 @@ def test_sums_of_changes_of_any_rank_scale_and_sites_are_exact(kind):
     """Ranks add up, or are as large as the matrix: nothing is lost, whatever the layers."""
     adapters, weights = [FIRST, SECOND, OTHER, LAYERED], [1.0, -0.5, 2.0, 0.7]
     rank = {"rank": 5} if kind == "svd" else {}
-    combined = lora.combine(adapters, weights, kind, **rank)
+    combined = combine(adapters, weights, kind, **rank)
     for path in PARAMS:
         wanted = sum(w * change(one, path) for w, one in zip(weights, adapters, strict=True))
         if kind == "svd":
@@ -66,7 +68,7 @@ def test_sums_of_changes_of_any_rank_scale_and_sites_are_exact(kind):
 
 def test_ranks_that_add_up_to_more_than_the_matrix_holds_are_packed_without_loss():
     adapters = [FIRST, SECOND, OTHER]
-    combined = lora.combine(adapters)
+    combined = combine(adapters)
     ranks = {site.path: site.method.rank for site in combined[0].sites}
     assert ranks == {"layers": 4, "out": 5}
     np.testing.assert_allclose(
@@ -75,7 +77,7 @@ def test_ranks_that_add_up_to_more_than_the_matrix_holds_are_packed_without_loss
 
 
 def test_a_linear_combination_is_of_the_factors_with_the_roots_of_weights():
-    lifted, factors = lora.combine([FIRST, SECOND], [0.5, -2.0], "linear")
+    lifted, factors = combine([FIRST, SECOND], [0.5, -2.0], "linear")
     roots = np.sqrt([0.5 * 6.0 / 2, 2.0 * 1.0 / np.sqrt(2)])
     arrays = [factors["out"] for _, factors in (FIRST, SECOND)]
     a = roots[0] * arrays[0]["a"] - roots[1] * arrays[1]["a"]
@@ -88,8 +90,8 @@ def test_a_linear_combination_is_of_the_factors_with_the_roots_of_weights():
 @pytest.mark.parametrize("kind", ["ties", "magnitude_prune", "dare_linear", "dare_ties"])
 def test_keeping_everything_prunes_nothing(kind):
     key = jax.random.key(0)
-    found = lora.combine([FIRST, SECOND], [0.5, 2.0], kind, density=1.0, key=key)
-    wanted = lora.combine([FIRST, SECOND], [0.5, 2.0], "linear")
+    found = combine([FIRST, SECOND], [0.5, 2.0], kind, density=1.0, key=key)
+    wanted = combine([FIRST, SECOND], [0.5, 2.0], "linear")
     if kind.endswith("ties"):  # where signs agree it is their mean
         a, b = (np.asarray(f["out"]["a"]) for _, f in (FIRST, SECOND))
         agree = np.sign(a) == np.sign(b)
@@ -109,7 +111,7 @@ def test_dare_keeps_a_share_of_entries_and_the_mean_of_all():
 
 
 def test_dare_draws_anew_for_each_site_layer_and_key_and_again_for_the_same_key():
-    one = lambda key: lora.combine([FIRST], None, "dare_linear_svd", rank=5, density=0.5, key=key)
+    one = lambda key: combine([FIRST], None, "dare_linear_svd", rank=5, density=0.5, key=key)
     first, again, other = one(jax.random.key(0)), one(jax.random.key(0)), one(jax.random.key(1))
     np.testing.assert_array_equal(change(first, "layers"), change(again, "layers"))
     assert np.abs(change(first, "layers") - change(other, "layers")).max() > 0.1

@@ -1,12 +1,14 @@
 """Arithmetic on adapters against PEFT's, as recorded and, where PEFT is installed, live."""
 
 import warnings
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from adapters.peft_arithmetic import ADAPTERS, BASE, CASES, FACTORS, INS, LAYERS, RECORDED, compute
+from adapters.quick import combine, quick
 
 import lora_jax as lora
 from lora_jax.adapters import pruning
@@ -45,7 +47,7 @@ def test_a_combination_is_that_of_peft(theirs, case):
     names, options = CASES[case]
     kind = case.removesuffix("_4").removesuffix("_frequency")
     weights = [ADAPTERS[name][2] for name in names]
-    lifted, factors = lora.combine([adapter(name) for name in names], weights, kind, **options)
+    lifted, factors = combine([adapter(name) for name in names], weights, kind, **options)
     a, b = factors["w"]["a"], factors["w"]["b"]
     assert lifted.sites[0].method.scale == 1.0
     close(a @ b, theirs[f"{case}:a"] @ theirs[f"{case}:b"])
@@ -56,7 +58,8 @@ def test_a_combination_is_that_of_peft(theirs, case):
 
 def test_smaller_intruders_leave_the_change_that_peft_leaves(theirs):
     lifted, factors = adapter("first")
-    reduced = lora.reduce_intruders(lifted, PARAMS, factors, top=3, threshold=0.8)
+    reduce = partial(lora.reduce_intruders, lifted, top=3, threshold=0.8)
+    reduced = quick(reduce, PARAMS, factors)
     a, b = reduced.factors["w"]["a"], reduced.factors["w"]["b"]
     assert (reduced.intruders["w"] > 0).all()
     close(a @ b, theirs["reduced:a"] @ theirs["reduced:b"], 1e-4)

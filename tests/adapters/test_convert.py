@@ -1,13 +1,15 @@
 """Any method as a plain LoRA, truncation, and intruder dimensions."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from adapters.quick import quick, to_lora
 
 import lora_jax as lora
 
-KEY = jax.random.key(0)
 PARAMS = {
     "layers": 0.4 * jax.random.normal(jax.random.key(1), (3, 8, 6)),
     "bias": jax.random.normal(jax.random.key(2), (6,)),
@@ -21,13 +23,14 @@ def model(params, x):
 
 def adapter(method, targets="layers"):
     lifted = lora.lift(model, PARAMS, X, method=method, targets=targets)
-    factors = lifted.init(KEY, PARAMS)
-    noise = lambda leaf: leaf + 0.3 * jax.random.normal(jax.random.key(leaf.size), leaf.shape)
-    return lifted, jax.tree.map(noise, factors)
+    shapes = {site.path: dict(site.arrays) for site in lifted.sites}
+    rng = np.random.default_rng(0)
+    noise = lambda leaf: rng.normal(size=leaf.shape).astype(np.float32)
+    return lifted, jax.tree.map(noise, shapes)
 
 
 def change(lifted, factors):
-    return np.asarray(lifted.merge(PARAMS, factors)["layers"] - PARAMS["layers"])
+    return np.asarray(quick(lifted.merge, PARAMS, factors)["layers"] - PARAMS["layers"])
 
 
 @pytest.mark.parametrize(
@@ -43,21 +46,24 @@ def change(lifted, factors):
 )
 def test_products_of_factors_become_the_same_lora(method, rank):
     before = adapter(method)
-    after = lora.to_lora(*before)
+    after = to_lora(*before)
     assert {type(site.method) for site in after[0].sites} == {lora.LoRA}
     assert after[0].sites[0].method.rank == rank
-    np.testing.assert_allclose(change(*after), change(*before), atol=1e-5)
+    np.testing.assert_allclose(change(*after), change(*before), atol=1e-4)
     np.testing.assert_allclose(
-        after[0](PARAMS, after[1], X), before[0](PARAMS, before[1], X), rtol=1e-4, atol=1e-5
+        quick(after[0], PARAMS, after[1], X),
+        quick(before[0], PARAMS, before[1], X),
+        rtol=1e-4,
+        atol=1e-4,
     )
 
 
 @pytest.mark.parametrize("method", [lora.LoRA(4, 6.0), lora.DoRA(3), lora.Full()], ids=str)
 def test_by_rank_it_is_the_nearest_matrix_of_that_rank_in_every_layer(method):
     before = adapter(method)
-    after = lora.to_lora(*before, rank=2, params=PARAMS)
+    after = to_lora(*before, rank=2, params=PARAMS)
     u, s, vt = np.linalg.svd(change(*before), full_matrices=False)
-    np.testing.assert_allclose(change(*after), (u[..., :2] * s[:, None, :2]) @ vt[:, :2], atol=1e-5)
+    np.testing.assert_allclose(change(*after), (u[..., :2] * s[:, None, :2]) @ vt[:, :2], atol=1e-4)
 
 
 def test_by_energy_each_layer_gets_the_smallest_rank_that_holds_it():
@@ -71,7 +77,7 @@ def test_by_energy_each_layer_gets_the_smallest_rank_that_holds_it():
         method = lora.to_lora(lifted, factors, energy=energy)[0].sites[0].method
         assert method.ranks == ranks
     whole = lora.to_lora(lifted, factors, energy=1.0)
-    np.testing.assert_allclose(change(*whole), change(lifted, factors), atol=1e-5)
+    np.testing.assert_allclose(change(*whole), change(lifted, factors), atol=1e-4)
 
 
 def test_a_conversion_that_makes_no_sense_is_refused():
@@ -107,7 +113,7 @@ def intruded():
 
 def test_only_layers_with_intruders_change_and_their_intruders_are_scaled():
     lifted, params, factors = intruded()
-    reduced = lora.reduce_intruders(lifted, params, factors, keep=0.25)
+    reduced = quick(partial(lora.reduce_intruders, lifted, keep=0.25), params, factors)
     np.testing.assert_array_equal(reduced.intruders["layers"] > 0, [False, True, False])
     for name in ("a", "b"):
         for layer in (0, 2):
@@ -120,9 +126,9 @@ def test_only_layers_with_intruders_change_and_their_intruders_are_scaled():
 
 def test_keeping_intruders_whole_keeps_the_change():
     lifted, params, factors = intruded()
-    reduced = lora.reduce_intruders(lifted, params, factors, keep=1.0)
+    reduced = quick(partial(lora.reduce_intruders, lifted, keep=1.0), params, factors)
     found, wanted = (lifted.merge(params, f)["layers"] for f in (reduced.factors, factors))
-    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
 @pytest.mark.parametrize(

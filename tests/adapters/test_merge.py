@@ -26,8 +26,9 @@ def model(params, x):
 
 def adapter(params, seed, size=0.1):
     lifted = lora.lift(model, params, X, method=lora.LoRA(2, 2.0), targets=("layers", "out"))
-    noise = lambda leaf: size * jax.random.normal(jax.random.key(seed), leaf.shape)
-    return lifted, jax.tree.map(noise, lifted.init(jax.random.key(seed), params))
+    rng = np.random.default_rng(seed)
+    noise = lambda leaf: jnp.asarray(size * rng.normal(size=leaf.shape), jnp.float32)
+    return lifted, jax.tree.map(noise, {site.path: dict(site.arrays) for site in lifted.sites})
 
 
 def bits(params):
