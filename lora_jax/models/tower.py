@@ -3,9 +3,8 @@
 import dataclasses
 import functools
 
-import jax
+import jax.numpy as jnp
 from flax import nnx
-from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from lora_jax.models.activations import ACTIVATIONS
@@ -95,16 +94,8 @@ def run_layers(
     hidden: Float[Array, "batch length dim"],
     allowed: Bool[Array, "#batch 1 #length length"],
     config: TowerConfig,
-    *,
-    start: int = 0,
-    stop: int | None = None,
 ) -> Float[Array, "batch length dim"]:
-    """Applies the stacked layers from number `start` up to, but without, number `stop`."""
-    stop = config.layers if stop is None else stop
-    if stop - start < config.layers:
-        graphdef, stacked = nnx.split(layers)
-        kept = jax.tree.map(lambda p: lax.slice_in_dim(p, start, stop), stacked)
-        layers = nnx.merge(graphdef, kept)
+    """Applies all stacked layers."""
     return run_stack(
         layers,
         lambda layer, hidden, _: layer(hidden, allowed),
@@ -112,3 +103,8 @@ def run_layers(
         scan=config.scan,
         remat=config.remat,
     )
+
+
+def everywhere_in(hidden: Float[Array, "batch length dim"]) -> Bool[Array, "1 1 1 length"]:
+    """Allows every position to be looked at."""
+    return jnp.ones((1, 1, 1, hidden.shape[1]), bool)

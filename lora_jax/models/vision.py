@@ -12,12 +12,12 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from lora_jax.models.activations import ACTIVATIONS
-from lora_jax.models.attention import attention
+from lora_jax.models.attention_pool import AttentionPool
 from lora_jax.models.checks import check_name
-from lora_jax.models.layers import INIT_SCALE, Embedding, LayerNorm, Linear
-from lora_jax.models.stack import stack_layers
+from lora_jax.models.layers import Embedding, LayerNorm, Linear
+from lora_jax.models.stack import run_stack, stack_layers
 from lora_jax.models.task_heads import TokenHead
-from lora_jax.models.tower import Layer, TowerConfig, run_layers
+from lora_jax.models.tower import Layer, TowerConfig, everywhere_in, run_layers
 
 POOLINGS = ("class", "dense", "attention")
 OUTPUTS = ("hidden", "pooled")
@@ -93,41 +93,6 @@ class VisionConfig(TowerConfig):
         return self.grid[0] * self.grid[1]
 
 
-class AttentionPool(nnx.Module):
-    """A learned query looks at all patches, and a feed-forward block is added to what it sees.
-
-    Args:
-        config: the sizes.
-        rngs: source of the initial weights.
-    """
-
-    def __init__(self, config: VisionConfig, rngs: nnx.Rngs) -> None:
-        linear = functools.partial(Linear, dtype=config.dtype, rngs=rngs)
-        init = nnx.initializers.normal(INIT_SCALE)
-        self.query = nnx.Param(init(rngs.params(), (config.dim,), jnp.dtype(config.dtype)))
-        self.q_proj = linear(config.dim, config.dim)
-        self.k_proj = linear(config.dim, config.dim)
-        self.v_proj = linear(config.dim, config.dim)
-        self.o_proj = linear(config.dim, config.dim)
-        self.norm = LayerNorm(config.dim, eps=config.eps, dtype=config.dtype)
-        self.fc1 = linear(config.dim, config.ff_dim)
-        self.fc2 = linear(config.ff_dim, config.dim)
-        self.config = config
-
-    def __call__(self, hidden: Float[Array, "batch length dim"]) -> Float[Array, "batch dim"]:
-        """Makes one vector of each image."""
-        config = self.config
-        by_head = (*hidden.shape[:2], config.heads, -1)
-        q = self.q_proj(self.query[...]).reshape(1, 1, config.heads, -1)
-        q = jnp.broadcast_to(q, (len(hidden), *q.shape[1:]))
-        k, v = self.k_proj(hidden).reshape(by_head), self.v_proj(hidden).reshape(by_head)
-        everywhere = jnp.ones((1, 1, 1, hidden.shape[1]), bool)
-        mixed = attention(q, k, v, everywhere, config.dtype)
-        pooled = self.o_proj(mixed.reshape(len(hidden), config.dim))
-        activate = ACTIVATIONS[config.activation]
-        return pooled + self.fc2(activate(self.fc1(self.norm(pooled))))
-
-
 class VisionTower(nnx.Module):
     """Images to hidden states, to one vector each, or to the logits of classes.
 
@@ -183,7 +148,8 @@ class VisionTower(nnx.Module):
             check_name("outputs", outputs, OUTPUTS)
         if outputs == "pooled" and config.pooling != "class" and not config.pooler:
             raise ValueError("outputs 'pooled' needs the pooler: load the model with pooler=True")
-        hidden = self.states(pixels, (config.layers,))[0]
+        hidden = self.embed(pixels)
+        hidden = run_layers(self.layers, hidden, everywhere_in(hidden), config)
         if config.output_norm:
             hidden = self.norm(hidden)
         if outputs is None and config.head is not None:
@@ -194,21 +160,30 @@ class VisionTower(nnx.Module):
     def states(
         self, pixels: Float[Array, "batch channels height width"], depths: Sequence[int]
     ) -> list[Float[Array, "batch tokens dim"]]:
-        """The hidden states after so many layers each; later layers than those are not computed.
+        """The hidden states after so many layers each.
 
         Args:
             pixels: the images.
             depths: numbers of layers, from 0 to all.
         """
-        hidden, done, after = self.embed(pixels), 0, {}
-        everywhere = jnp.ones((1, 1, 1, hidden.shape[1]), bool)
-        for depth in sorted(set(depths)):
-            if depth > done:
-                hidden = run_layers(
-                    self.layers, hidden, everywhere, self.config, start=done, stop=depth
-                )
-            after[depth], done = hidden, depth
-        return [after[depth] for depth in depths]
+        hidden, wanted = self.embed(pixels), jnp.array(depths)[:, None, None, None]
+        everywhere = everywhere_in(hidden)
+
+        # The last layers are run even if nothing asks for them: a scan over the others would begin
+        # with a copy of their weights.
+        def call(layer: Layer, carry: tuple[Array, Array], number: Array) -> tuple[Array, Array]:
+            hidden = layer(carry[0], everywhere)
+            return hidden, jnp.where(wanted == number, hidden, carry[1])
+
+        _, kept = run_stack(
+            self.layers,
+            call,
+            (hidden, jnp.where(wanted == 0, hidden, jnp.zeros_like(hidden))),
+            scan=self.config.scan,
+            remat=self.config.remat,
+            each=jnp.arange(1, self.config.layers + 1),
+        )
+        return list(kept)
 
     def embed(
         self, pixels: Float[Array, "batch channels height width"]
