@@ -24,7 +24,11 @@ class Call(Protocol):
         ...
 
     def record(
-        self, weight: AdaptedWeight, contracted: Sequence[int], batch: Sequence[int]
+        self,
+        weight: AdaptedWeight,
+        contracted: Sequence[int],
+        batch: Sequence[int],
+        windows: Sequence[int] = (),
     ) -> None:
         """Notes how the axes of the weight are used."""
         ...

@@ -33,6 +33,7 @@ class Use:
     contracted: Origin
     batch: Origin
     free: Origin
+    windows: Origin = frozenset()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +100,7 @@ class Interpreter:
         if value.looked_up:
             free = merged_origin(value.origin) - value.picked - value.scanned
             self.uses.append(Use("gather", value.picked, value.scanned, free))
-        elif not (_costs_nothing_dense(value) or _is_row(value)):
+        elif not (_costs_nothing_dense(value) or _is_row(value) or value.ndim <= 1):
             self.fallbacks[Fallback(value.path, primitive, why)] = None
         return dense(value)
 
@@ -180,7 +181,11 @@ class _Call:
         return self._interpreter.densify(weight, self._eqn.primitive.name, why)
 
     def record(
-        self, weight: AdaptedWeight, contracted: Sequence[int], batch: Sequence[int]
+        self,
+        weight: AdaptedWeight,
+        contracted: Sequence[int],
+        batch: Sequence[int],
+        windows: Sequence[int] = (),
     ) -> None:
         origin = lambda axes: merged_origin([weight.origin[i] for i in axes])
         batched = origin(batch) | weight.picked | weight.scanned
@@ -191,6 +196,7 @@ class _Call:
                 contracted=origin(contracted) - batched,
                 batch=batched,
                 free=origin(rest) - batched,
+                windows=origin(windows) - batched,
             )
         )
 

@@ -24,7 +24,7 @@ BLOCK = 64
 # Kept as they are: looked up rather than multiplied, or vectors (stacked, they look like matrices).
 _VECTORS_AND_TABLES = ("bias", "b", "scale", "offset", "embedding", "embeddings")
 # Kept as they are, as parts of a path: output heads, which are trained or decide alone; routers,
-# which are small and whose rounding moves tokens to other experts; convolutions, patches among them.
+# small, and their rounding would move tokens to other experts; convolutions, also of patches.
 _MODULES = ("embed", "lm_head", "head", "classifier", "pooler", "router", "conv", "patches")
 
 
@@ -66,8 +66,8 @@ def quantize(
     """Quantises every linear weight of a model.
 
     Linear weights are floats of two axes or more, named as neither vector (biases, norms) nor
-    table (embeddings), outside of output heads, routers and convolutions. One weight is quantised at a time; to
-    never hold the whole model in full precision, load it so: ``hub.load_model(…, quantize=kind)``.
+    table (embeddings), outside of output heads, routers and convolutions. One is quantised at a
+    time; ``hub.load_model(…, quantize=kind)`` never holds the whole model in full precision.
 
     Args:
       params: any pytree of arrays, or of `jax.ShapeDtypeStruct`s, to plan with.
