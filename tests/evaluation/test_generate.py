@@ -1,6 +1,7 @@
 """What generation promises, whatever the model."""
 
 import dataclasses
+import functools
 import re
 
 import jax
@@ -157,7 +158,8 @@ def test_another_prompt_of_the_same_shape_compiles_nothing():
 
 def test_what_the_model_has_read_before_counts():
     cache = models.new_cache(GPT2, 1, 12)
-    _, cache = APPLY(PARAMS, IDS[:1, :2], cache=cache, outputs="last")
+    read = jax.jit(functools.partial(APPLY, outputs="last"))
+    _, cache = read(PARAMS, IDS[:1, :2], cache=cache)
     found = gpt2(IDS[:1, 2:], None, cache=cache)
     assert found.tokens.tolist() == gpt2(IDS[:1], None).tokens.tolist()
 
