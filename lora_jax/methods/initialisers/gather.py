@@ -113,7 +113,8 @@ def gather_gradients(
     weights = {path_name(path): leaf for path, leaf in flat if path_name(path) in sites}
     if missing := sorted(sites - set(weights)):
         raise ValueError(
-            f"params hold no array {missing[0]!r} to take a gradient of: is it quantised?"
+            f"LoRA-GA needs gradients of {missing[0]!r}, and params hold no such array: gradients "
+            "are taken at exact weights, not at quantised ones"
         )
 
     def of_weights(weights: Mapping[str, Any], params: Any, args: Any) -> Any:
