@@ -47,7 +47,7 @@ def as_quantization(asked: str | Mapping[str, Any] | None) -> Quantization | Non
         how = Quantization(asked) if isinstance(asked, str) else Quantization(**asked)
     except TypeError:
         raise ValueError(
-            f"quantize={dict(asked)!r}: give a kind, or a mapping with "
+            f"quantize={asked!r}: give a kind, or a mapping with "
             f"{', '.join(Quantization._fields)}, of which kind is needed"
         ) from None
     check_kind(how.kind)

@@ -91,8 +91,8 @@ def variable_shardings(
     for path, shape in shapes.items():
         _check_fits(mesh, path, shape, specs[path])
     placed: list[PyTree] = []
-    for path, leaf in leaves:
-        sharding = NamedSharding(mesh, specs[path_name(path)])
+    for (_, leaf), path in zip(leaves, shapes, strict=True):
+        sharding = NamedSharding(mesh, specs[path])
         placed.append(packed_shardings(leaf, sharding) if is_packed(leaf) else sharding)
     return jax.tree.unflatten(structure, placed)
 
