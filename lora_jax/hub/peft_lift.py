@@ -12,7 +12,7 @@ from lora_jax.hub.names import Names
 from lora_jax.hub.peft_config import check_config
 from lora_jax.hub.peft_files import CONFIG, Found, read_adapter
 from lora_jax.hub.peft_load import find_meanings, load_peft, rank_and_scale
-from lora_jax.hub.peft_modules import Layout, Module, find_layout, leaves_of
+from lora_jax.hub.peft_modules import Base, Layout, Module, find_layout
 from lora_jax.hub.peft_save import SHARED
 from lora_jax.hub.peft_sites import form_of_type
 from lora_jax.hub.peft_tokens import ROWS, ids_of
@@ -86,7 +86,7 @@ def load_peft_config(
     """
     stored = read_adapter(directory)
     check_config(stored.fields, stored.file.parent / CONFIG)
-    shapes = {path: leaf.shape for path, leaf in leaves_of(params)}
+    shapes = Base(params).shapes
     task_type = stored.fields.get("task_type")
     layout = find_layout(function, shapes, config=config, names=names, task_type=task_type)
     adapted, whole = _modules(stored, layout)

@@ -9,26 +9,23 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from lora_jax.hub.hashes import hash_params
 from lora_jax.hub.names import Names
 from lora_jax.hub.peft_config import check_config, rank_of, scale_of
 from lora_jax.hub.peft_files import CONFIG, PREFIX, Found, parse_key, read_adapter
 from lora_jax.hub.peft_form import Adapter
 from lora_jax.hub.peft_modules import (
     EXPERT_PARAMETERS,
+    Base,
     Layout,
     Module,
     find_layout,
-    leaves_of,
     tensor_of,
 )
-from lora_jax.hub.peft_save import SHARED, is_tied, key_of
+from lora_jax.hub.peft_save import SHARED, hash_of, is_tied, key_of
 from lora_jax.hub.peft_sites import Sorted, owner_of, pattern_name, sort_sites, wrappers
 from lora_jax.hub.peft_tokens import ROWS, read_rows, rows_key, table_of
 from lora_jax.hub.peft_whole import read_whole, whole_key
 from lora_jax.lifting import Lifted
-
-Base = Mapping[str, Any]
 
 _WHOLE = (".weight", ".base_layer.weight")
 
@@ -63,8 +60,8 @@ def load_peft(
     """
     stored = read_adapter(directory)
     check_config(stored.fields, stored.file.parent / CONFIG)
-    base = None if params is None else dict(leaves_of(params))
-    shapes = {path: leaf.shape for path, leaf in (base or {}).items()}
+    base = None if params is None else Base(params)
+    shapes = {} if base is None else base.shapes
     shapes |= {site.path: site.shape for site in lifted.sites}
     layout = find_layout(
         lifted.function,
@@ -79,7 +76,7 @@ def load_peft(
             f"{stored.file} holds {stored.fields['peft_type']}, but the lift is "
             f"{sites.form.peft_type}"
         )
-    _check_base(stored, params)
+    _check_base(stored, params, base)
     keys = _match(stored, layout, sites, base)
     factors = _read_parts(stored, sites, keys)
     whole = {key: stored.tensors[name] for key, name in keys.items() if isinstance(key, str)}
@@ -93,14 +90,13 @@ def load_peft(
     }
 
 
-def _check_base(stored: Found, params: Any) -> None:
-    wanted = stored.remarks.get("base")
-    if params is None or wanted is None:
-        return
-    if (found := hash_params(params)) != wanted:
+def _check_base(stored: Found, params: Any, base: Base | None) -> None:
+    wanted: str | None = stored.remarks.get("base")
+    found = None if wanted is None else hash_of(params, base)
+    if wanted is not None and found is not None and found != wanted:
         raise ValueError(
             f"{stored.file} was made for another base: for params with hash {wanted[:12]}…, but "
-            f"these have {found[:12]}…"
+            f"these have {found[:12]}… (params of another dtype count as another base)"
         )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from lora_jax.hub.families import FAMILIES
 from lora_jax.hub.names import Names, Stored
-from lora_jax.lifting import path_name
+from lora_jax.lifting import is_packed, path_name
 from lora_jax.models import build
 from lora_jax.models.registry import Apply
 
@@ -300,10 +300,36 @@ def _kind(row: Stored, parameter: str, axes: int) -> str:
     return LINEAR if row.transpose else CONV1D
 
 
-def leaves_of(params: Any) -> Iterator[tuple[str, Any]]:
-    """The path and the value of each parameter."""
-    for path, leaf in jax.tree.leaves_with_path(params):
-        yield path_name(path), leaf
+class Base(Mapping[str, Any]):
+    """The frozen params by path, quantised ones made dense when they are asked for.
+
+    Args:
+        params: the base; None for an empty one.
+    """
+
+    def __init__(self, params: Any) -> None:
+        leaves = jax.tree.leaves_with_path(params, is_leaf=is_packed)
+        self._leaves = {path_name(path): leaf for path, leaf in leaves}
+
+    def __getitem__(self, path: str) -> Any:
+        leaf = self._leaves[path]
+        return leaf.dequantize() if is_packed(leaf) else leaf
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._leaves)
+
+    def __len__(self) -> int:
+        return len(self._leaves)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each, without making any dense."""
+        return {path: tuple(leaf.shape) for path, leaf in self._leaves.items()}
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether any of them is."""
+        return any(map(is_packed, self._leaves.values()))
 
 
 def tensor_of(module: Module, place: tuple[int, ...], values: Mapping[str, Any]) -> np.ndarray:

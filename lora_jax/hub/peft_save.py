@@ -16,10 +16,10 @@ from lora_jax.hub.peft_form import Adapter
 from lora_jax.hub.peft_modules import (
     AUTO,
     TABLE,
+    Base,
     Layout,
     Module,
     find_layout,
-    leaves_of,
 )
 from lora_jax.hub.peft_sites import Sorted, owner_of, sort_sites, wrappers
 from lora_jax.hub.peft_tokens import rows_field, rows_key, write_rows
@@ -76,8 +76,8 @@ def save_peft(
     if (directory / WEIGHTS).exists() and not overwrite:
         raise FileExistsError(f"{directory / WEIGHTS} is there already; overwrite=True replaces it")
     _check_factors(lifted, factors)
-    base = None if params is None else dict(leaves_of(params))
-    shapes = {path: leaf.shape for path, leaf in (base or {}).items()}
+    base = None if params is None else Base(params)
+    shapes = {} if base is None else base.shapes
     shapes |= {site.path: site.shape for site in lifted.sites}
     layout = find_layout(lifted.function, shapes, config=config, names=names, task_type=task_type)
     sites = sort_sites(lifted, layout, factors)
@@ -102,7 +102,7 @@ def save_peft(
         _check_rows(sites)
         fields["trainable_token_indices"] = rows_field(layout, sites.rows)
     remarks = {
-        "base": None if params is None else hash_params(params),
+        "base": hash_of(params, base),
         "sites": {
             part.site.path: {"ranks": part.ranks, "scales": part.scales}
             for parts in sites.parts.values()
@@ -118,6 +118,14 @@ def save_peft(
         tensors[PREFIX + rows_key(module)] = write_rows(module, site, rows, base)
     write_adapter(directory, fields, tensors, remarks)
     return directory
+
+
+def hash_of(params: Any, base: Base | None) -> str | None:
+    """The hash that tells one base from another; None for none, and for a quantised one.
+
+    An adapter that was trained on a quantised base is used on the base itself as well.
+    """
+    return None if base is None or base.is_quantised else hash_params(params)
 
 
 def _without_head(task_type: str | None) -> str | None:

@@ -26,6 +26,9 @@ FORMS: Mapping[type, Form] = {
     AdaLoRA: ADALORA,
 }
 
+# Modules of which a model of transformers holds further references (T5's embedding).
+_COPIED = ("shared",)
+
 
 class Sorted(NamedTuple):
     """The sites of a lift.
@@ -106,6 +109,11 @@ def owner_of(site: Site, layout: Layout) -> tuple[Module, int]:
     owner = layout.owner(site.path)
     if owner is None:
         raise ValueError(f"the table of names has no module for {site.path!r}")
+    if owner[0].name in _COPIED:
+        raise ValueError(
+            f"PEFT cannot adapt {owner[0].name}, which {site.path!r} is there: encoder and decoder "
+            "hold references to it that PEFT leaves as they are; exclude it"
+        )
     return owner
 
 

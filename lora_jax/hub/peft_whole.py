@@ -6,6 +6,7 @@ at hand both ways.
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
@@ -66,7 +67,7 @@ def write_whole(
             f"PEFT saves the trained values of {(*saved, *biased)[0].name} and not what was added "
             "to the base: give the base as params="
         )
-    values = {**base, **{path: np.asarray(base[path]) + d for path, d in sites.items()}}
+    values = ChainMap({path: np.asarray(base[path]) + d for path, d in sites.items()}, base)  # type: ignore[arg-type]
     tensors = {}
     for module in (*biased, *saved):
         for place in module.places:

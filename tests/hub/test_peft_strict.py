@@ -162,6 +162,30 @@ def test_transposed_factors_are_refused(saved):
         hub.load_peft(saved, LIFTED)
 
 
+def test_an_adapter_of_a_quantised_base_is_for_the_base_too(tmp_path):
+    params = lora.quantize(LLAMA.params, "int8", block=8)
+    lifted = lora.lift(LLAMA.apply, params, IDS, targets="q_proj", method=LORA)
+    factors = trained(lifted, LLAMA.params)
+    hub.save_peft(tmp_path, lifted, factors, params=params)
+    assert_same(hub.load_peft(tmp_path, lift(targets="q_proj"), params=LLAMA.params), factors)
+
+
+def test_old_spellings_of_modules_are_understood(tmp_path):
+    source = FIXTURES / "peft" / "convolution"
+    shutil.copytree(source, tmp_path / "old")
+    model = hub.load_model(FIXTURES / "vit_classification")
+    images = np.load(FIXTURES / "vit_classification" / "expected.npz")["pixel_values"]
+    lifted, factors = hub.lift_peft(source, model.apply, model.params, images)
+    old = (
+        ("vit.layers.", "vit.encoder.layer."),
+        (".attention.q_proj.", ".attention.attention.query."),
+    )
+    for new, before in old:
+        rewrite(tmp_path / "old", lambda t, n=new, b=before: {k.replace(n, b): t[k] for k in t})
+    assert any("query" in key for key in load_file(tmp_path / "old" / WEIGHTS))
+    assert_same(hub.load_peft(tmp_path / "old", lifted), factors)
+
+
 def test_missing_and_unexpected_tensors_are_counted_and_named(saved):
     rewrite(saved, lambda t: {k.replace("0.self_attn.q_proj", "0.mlp.up_proj"): t[k] for k in t})
     with pytest.raises(
