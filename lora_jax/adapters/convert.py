@@ -23,7 +23,7 @@ from lora_jax.adapters.low_rank import (
     site_delta,
     weights_by_path,
 )
-from lora_jax.lifting import Lifted, Site
+from lora_jax.lifting import Delta, Lifted, Site
 from lora_jax.lifting.relift import relift
 from lora_jax.methods import LoRA
 
@@ -93,7 +93,7 @@ def _nearest(
     most = min(weight.fan_in, weight.fan_out)
     if rank is not None and rank > most:
         raise ValueError(f"rank {rank} is larger than {site.path!r} allows: at most {most}")
-    delta = site_delta(site, arrays, base)
+    delta = _delta_or_say(site, arrays, base)
     pair = factored(delta, weight)
     if pair is not None and rank is None and energy is None and pair[0].shape[-1] <= most:
         return *pair, _unscaled(pair[0].shape[-1])
@@ -115,13 +115,26 @@ def _nearest(
     return u[..., :k], kept[..., None] * vt[..., :k, :], method
 
 
+def _delta_or_say(site: Site, arrays: Mapping[str, Any], base: Any) -> Delta:
+    try:
+        return site_delta(site, arrays, base)
+    except ValueError as error:
+        if base is not None:
+            raise
+        raise ValueError(
+            f"ΔW of {site.method} depends on the weight {site.path!r}: give params to convert it"
+        ) from error
+
+
 def _unscaled(rank: int, ranks: tuple[int, ...] | None = None) -> LoRA:
     """A LoRA of scale 1, of one rank or of one for each layer."""
     alphas = None if ranks is None else tuple(map(float, ranks))
     return LoRA(rank, float(rank), ranks=ranks, alphas=alphas)
 
 
-def _dense(site: Site, delta: Any, base: Any, rank: int | None, energy: float | None) -> jax.Array:
+def _dense(
+    site: Site, delta: Delta, base: Any, rank: int | None, energy: float | None
+) -> jax.Array:
     name = type(site.method).__name__
     if rank is None and energy is None:
         raise ValueError(

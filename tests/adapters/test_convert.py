@@ -41,6 +41,8 @@ def change(lifted, factors):
         (lora.PiSSA(2, 6.0), 4),
         (lora.PiSSA(4, 6.0), 6),  # twice the rank is more than the matrix holds
         (lora.LoRA(ranks=(2, 0, 1)), 2),
+        (lora.VeRA(2), 2),
+        (lora.LoHa(2), 4),  # every pair of the ranks of its two factors
     ],
     ids=str,
 )
@@ -89,12 +91,20 @@ def test_a_conversion_that_makes_no_sense_is_refused():
         (lora_adapter, {"energy": 0.0}, r"energy must lie in \(0, 1\], not 0.0"),
         (lora_adapter, {"energy": 1.5}, "not 1.5"),
         (full, {}, "Full at 'layers' is no product of two factors: give a rank or an energy"),
-        (dora, {"rank": 2}, "needs the base weight of 'layers'"),
+        (dora, {"rank": 2}, r"DoRA.* depends on the weight 'layers': give params"),
         (adapter(lora.Full(), "bias"), {"rank": 1}, "'bias'.*no input and output side"),
     ]
     for given, options, message in refusals:
         with pytest.raises(ValueError, match=message):
             lora.to_lora(*given, **options)
+
+
+def test_a_method_that_changes_biases_too_is_no_lora():
+    params = {"m": {"kernel": PARAMS["layers"][0], "bias": PARAMS["bias"]}}
+    f = lambda p, x: x @ p["m"]["kernel"] + p["m"]["bias"]
+    lifted = lora.lift(f, params, X, method=lora.IA3(), targets="m")
+    with pytest.raises(ValueError, match=r"IA3 changes the bias beside 'm/kernel' too"):
+        lora.to_lora(lifted, lifted.init(jax.random.key(0), params), rank=2, params=params)
 
 
 # ---------------------------------------------------------------------------------------------

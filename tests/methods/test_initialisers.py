@@ -33,6 +33,10 @@ def loss(params, ids):
     return jnp.square(model(params, ids)).mean()
 
 
+def quick(f, *args):
+    return jax.jit(f, compiler_options=QUICK)(*args)
+
+
 def lift(method, targets=TARGETS):
     return lora.lift(model, PARAMS, IDS, method=method, targets=targets)
 
@@ -64,7 +68,7 @@ def started(method, inputs, gradients, targets=TARGETS):
     gathered = {"gather_inputs": inputs, "gather_gradients": gradients}
     gathered = gathered.get(getattr(method, "starts_from", None))
     lifted = lift(method, targets)
-    return lifted, jax.jit(lifted.init, compiler_options=QUICK)(KEY, PARAMS, gathered)
+    return lifted, quick(lifted.init, KEY, PARAMS, gathered)
 
 
 @pytest.mark.parametrize("method", STARTS, ids=str)
@@ -98,13 +102,13 @@ def test_a_start_taken_off_trains_as_if_the_base_had_given_it_up():
         return jnp.square(lifted(params, factors, IDS)).mean()
 
     both = lambda f: (loss_of(lifted, PARAMS, f), as_written(f))
-    ours, theirs = jax.jit(both, compiler_options=QUICK)(moved)
+    ours, theirs = quick(both, moved)
     np.testing.assert_allclose(ours, theirs, rtol=1e-5)
     gradients = lambda f: (
         jax.grad(lambda f: loss_of(lifted, PARAMS, f))(f),
         jax.grad(as_written)(f),
     )
-    mine, wanted = jax.jit(gradients, compiler_options=QUICK)(moved)
+    mine, wanted = quick(gradients, moved)
     for path in mine:
         for name in ("a", "b"):
             np.testing.assert_allclose(mine[path][name], wanted[path][name], rtol=1e-3, atol=1e-5)
@@ -136,6 +140,30 @@ def test_layers_with_ranks_and_alphas_of_their_own_start_from_as_many_triples():
         found = alpha / max(rank, 1) * arrays["a"][layer] @ arrays["b"][layer]
         np.testing.assert_allclose(found, nearest, atol=1e-5)
     np.testing.assert_array_equal(lifted(PARAMS, {"layers": arrays}, IDS), model(PARAMS, IDS))
+
+
+def test_kernels_and_experts_start_from_triples_of_their_matrices():
+    kernel = {"w": jax.random.normal(KEY, (3, 2, 4, 5))}  # convolves 3 x 2 windows of 4 channels
+    image = jax.random.normal(jax.random.key(1), (1, 6, 6, 4))
+    numbers = ("NHWC", "HWIO", "NHWC")
+    conv = lambda p, x: jax.lax.conv_general_dilated(
+        x, p["w"], (1, 1), "SAME", dimension_numbers=numbers
+    )
+    experts = {"w": jax.random.normal(KEY, (3, 4, 5))}
+    rows, sizes = jax.random.normal(KEY, (7, 4)), jnp.array([2, 4, 1])
+    grouped = lambda p, x: jax.lax.ragged_dot(x, p["w"], sizes)
+    for f, params, x, shape in (
+        (conv, kernel, image, (24, 5)),
+        (grouped, experts, rows, (3, 4, 5)),
+    ):
+        lifted = lora.lift(f, params, x, method=lora.PiSSA(2), targets="w", strict=True)
+        arrays = quick(lifted.init, KEY, params)["w"]
+        u, s, vt = np.linalg.svd(params["w"].reshape(shape), full_matrices=False)
+        nearest = (u[..., :2] * s[..., None, :2]) @ vt[..., :2, :]
+        a, b = arrays["a"], arrays["b"]
+        found = 8.0 * a.reshape(*shape[:-1], 2) @ b
+        np.testing.assert_allclose(found, nearest, atol=1e-4)
+        np.testing.assert_array_equal(lifted(params, {"w": arrays}, x), f(params, x))
 
 
 def test_orthogonal_factors_meet_in_no_direction():
@@ -187,6 +215,16 @@ def test_a_weight_used_twice_gathers_the_inputs_of_both_uses():
     found = lora.gather_inputs(lifted, {"w": w}, [(x,)])["w"]
     second = np.tanh(x @ w)
     np.testing.assert_allclose(found.second, x.T @ x + second.T @ second, rtol=1e-4, atol=1e-4)
+
+
+def test_a_quantised_base_gathers_the_inputs_of_its_dequantised_weights():
+    exact = {"w": 0.1 * jax.random.normal(KEY, (2, 64, 64))}
+    quantized, x = lora.quantize(exact), jax.random.normal(KEY, (3, 64))
+    f = lambda p, x: jax.lax.scan(lambda h, w: (h + jnp.tanh(h @ w), None), x, p["w"])[0]
+    lifted = lora.lift(f, exact, x, method=lora.EVA(4), targets="w")
+    dense = {"w": quantized["w"].dequantize()}
+    found, wanted = (lora.gather_inputs(lifted, base, [(x,)])["w"] for base in (quantized, dense))
+    np.testing.assert_allclose(found.second, wanted.second, atol=1e-5)
 
 
 def test_gradients_are_those_of_the_weights_averaged_over_batches():
