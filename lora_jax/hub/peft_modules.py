@@ -12,6 +12,7 @@ import numpy as np
 
 from lora_jax.hub.families import FAMILIES
 from lora_jax.hub.names import Names, Stored
+from lora_jax.hub.peft_classes import AUTO, BARE, CLASSES, Class, is_bare, task_of, tied_head
 from lora_jax.lifting import is_packed, path_name
 from lora_jax.models import build
 from lora_jax.models.registry import Apply
@@ -25,52 +26,7 @@ LINEAR, CONV1D, TABLE, WINDOW, EXPERTS, OTHER = (
     "experts",
     "other",
 )
-BARE = "FEATURE_EXTRACTION"
-AUTO = "auto"
 
-
-class _Class(NamedTuple):
-    """How the classes of a family that have a head name their modules.
-
-    Args:
-        backbone: what stands before the names of the backbone.
-        beside: a regular expression of names that lie beside the backbone.
-        renames: from names in checkpoints to names of modules, in this order.
-    """
-
-    backbone: str = ""
-    beside: str = r"(lm_head|score|classifier|qa_outputs|cls)\."
-    renames: Mapping[str, str] = {}
-
-
-_VIT = {
-    r"^encoder\.layer\.": "layers.",
-    r"attention\.attention\.query": "attention.q_proj",
-    r"attention\.attention\.key": "attention.k_proj",
-    r"attention\.attention\.value": "attention.v_proj",
-    r"attention\.output\.dense": "attention.o_proj",
-    r"intermediate\.dense": "mlp.fc1",
-    r"\.output\.dense": ".mlp.fc2",
-}
-_CLASSES = {
-    "bert": _Class("bert."),
-    "clip_vision_model": _Class("vision_model.", r"visual_projection\."),
-    "deberta-v2": _Class("deberta.", r"(pooler|classifier|cls|lm_predictions|qa_outputs)\."),
-    "gemma2": _Class("model."),
-    "gemma3_text": _Class("model."),
-    "gpt2": _Class("transformer."),
-    "llama": _Class("model."),
-    "llava": _Class(
-        "model.", r"language_model\.lm_head\.", {r"^language_model\.lm_head": "lm_head"}
-    ),
-    "mistral": _Class("model."),
-    "mixtral": _Class("model.", renames={r"\.block_sparse_moe\.": ".mlp."}),
-    "qwen2": _Class("model."),
-    "qwen3": _Class("model."),
-    "qwen3_moe": _Class("model."),
-    "roberta": _Class("roberta."),
-    "vit": _Class("vit.", renames=_VIT),
-}
 
 _EXPERT = re.compile(r"(.*\.experts)\.\{expert\}\.(\w+)\.weight")
 # transformers keeps the weights of all experts of a layer in two parameters, in this order.
@@ -82,14 +38,6 @@ _EXPERT_PARTS = {
     "gate_proj": ("gate_up_proj", (0, 2)),
     "up_proj": ("gate_up_proj", (1, 2)),
     "down_proj": ("down_proj", (0, 1)),
-}
-
-_TOWERS = ("clip_vision_model", "siglip_vision_model", "vit")
-
-_TASKS = {
-    "classification": "SEQ_CLS",
-    "regression": "SEQ_CLS",
-    "token_classification": "TOKEN_CLS",
 }
 
 
@@ -194,7 +142,7 @@ def find_layout(
         ValueError: nothing tells how the modules are called.
     """
     if names is not None:
-        return _layout(names, shapes, _Class(), None if task_type == AUTO else task_type)
+        return _layout(names, shapes, Class(), None if task_type == AUTO else task_type)
     if config is None and isinstance(function, Apply):
         config = function.config
     model_type = getattr(config, "model_type", None)
@@ -205,41 +153,16 @@ def find_layout(
         )
     names = FAMILIES[model_type].names(config)
     leaves = jax.tree.leaves_with_path(build(config).shapes)
-    task = _task(config) if task_type == AUTO else task_type
-    cls = _CLASSES.get(model_type, _Class())
+    task = task_of(config) if task_type == AUTO else task_type
+    cls = CLASSES.get(model_type, Class())
     by_path = {path_name(path): leaf.shape for path, leaf in leaves}
-    bare = task == BARE or (task is None and _is_bare(config, by_path))
+    bare = task == BARE or (task is None and is_bare(config, by_path))
     layout = _layout(names, by_path, cls._replace(backbone="") if bare else cls, task)
-    return layout._replace(tied=None if bare else _tied(config))
-
-
-def _is_bare(config: Any, shapes: Mapping[str, Any]) -> bool:
-    """Whether a model is the bare backbone of its family."""
-    if config.model_type in _TOWERS:
-        return not {"projection/kernel", "head/out_proj/kernel"} & set(shapes)
-    return getattr(config, "head", "") is None
-
-
-def _tied(config: Any) -> str | None:
-    if getattr(config, "head", None) == "masked_lm":
-        return {"bert": "cls.predictions.decoder", "roberta": "lm_head.decoder"}.get(
-            config.model_type
-        )
-    return "lm_head" if getattr(config, "tied", False) else None
-
-
-def _task(config: Any) -> str | None:
-    if config.model_type in _TOWERS:
-        return None  # PEFT's tasks are those of texts
-    if hasattr(config, "head"):
-        return BARE if config.head is None else _TASKS.get(config.head)
-    if config.model_type == "t5":
-        return "SEQ_2_SEQ_LM"
-    return "CAUSAL_LM" if hasattr(config, "eos_ids") else None
+    return layout._replace(tied=None if bare else tied_head(config))
 
 
 def _layout(
-    names: Names, shapes: Mapping[str, tuple[int, ...]], cls: _Class, task_type: str | None
+    names: Names, shapes: Mapping[str, tuple[int, ...]], cls: Class, task_type: str | None
 ) -> Layout:
     groups: dict[str, dict[int, Stored]] = {}
     for row in names.stored:
@@ -268,7 +191,7 @@ def _merged(row: Stored) -> tuple[str, tuple[int, int]]:
     return f"{match[1]}.{parameter}", part
 
 
-def _module(tensor: str, rows: Mapping[int, Stored], shape: tuple[int, ...], cls: _Class) -> Module:
+def _module(tensor: str, rows: Mapping[int, Stored], shape: tuple[int, ...], cls: Class) -> Module:
     name, _, parameter = tensor.rpartition(".")
     short = f"{name}."
     for old, new in cls.renames.items():

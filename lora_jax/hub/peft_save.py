@@ -10,11 +10,11 @@ import numpy as np
 
 from lora_jax.hub.hashes import hash_params
 from lora_jax.hub.names import Names
+from lora_jax.hub.peft_classes import AUTO
 from lora_jax.hub.peft_fields import make_fields
 from lora_jax.hub.peft_files import PREFIX, WEIGHTS, write_adapter
 from lora_jax.hub.peft_form import Adapter
 from lora_jax.hub.peft_modules import (
-    AUTO,
     TABLE,
     Base,
     Layout,
@@ -180,7 +180,8 @@ def key_of(name: str, bare: str, peft_type: str = "LORA") -> str:
 def is_tied(module: Module, layout: Layout) -> bool:
     """Whether a module is the embedding that the output head multiplies with as well."""
     row = next(iter(module.rows.values()))
-    return module.kind == TABLE and layout.tied is not None and row.path == "embed/embedding"
+    embedding = row.path in ("embed/embedding", "language/embed/embedding")
+    return module.kind == TABLE and layout.tied is not None and embedding
 
 
 def tied_twin(layout: Layout, adapter: Adapter) -> dict[str, np.ndarray]:

@@ -10,9 +10,10 @@ import numpy as np
 
 from lora_jax.hub.peft_form import Form, Part
 from lora_jax.hub.peft_lora import LoRAForm
-from lora_jax.hub.peft_methods import ADALORA, LOHA, LOKR, IA3Form, VeRAForm
+from lora_jax.hub.peft_matrices import ADALORA, LOHA, LOKR
 from lora_jax.hub.peft_modules import EXPERT_PARAMETERS, EXPERTS, Layout, Module
 from lora_jax.hub.peft_tokens import is_rows
+from lora_jax.hub.peft_vectors import IA3Form, VeRAForm
 from lora_jax.lifting import Lifted, Site
 from lora_jax.methods import IA3, AdaLoRA, Full, LoHa, LoKr, LoRA, VeRA
 from lora_jax.methods.initialisers.rebased import Rebased

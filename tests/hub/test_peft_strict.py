@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 import lora_jax as lora
 from lora_jax import hub
+from lora_jax.hub.names import Names, Stored
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
@@ -304,6 +305,29 @@ def test_a_function_that_calls_a_model_needs_its_config(tmp_path):
         hub.save_peft(tmp_path, lifted, FACTORS)
     hub.save_peft(tmp_path, lifted, FACTORS, config=LLAMA.config)
     assert_same(hub.load_peft(tmp_path, lifted, config=LLAMA.config), FACTORS)
+
+
+def test_a_table_of_names_serves_a_model_of_ones_own(tmp_path):
+    params = {"up": {"kernel": jnp.ones((2, 6, 4))}, "head": jnp.ones((4, 3))}
+
+    def model(params, x):
+        for kernel in params["up"]["kernel"]:
+            x = jnp.tanh(x @ kernel) @ kernel.T
+        return x @ params["up"]["kernel"][0] @ params["head"]
+
+    lifted = lora.lift(model, params, jnp.ones((5, 6)), targets=("up", "head"), method=LORA)
+    factors = trained(lifted, params)
+    stored = (
+        Stored("up/kernel", "net.{layer}.up.weight", transpose=True),
+        Stored("head", "net.head.weight", transpose=True),
+    )
+    hub.save_peft(tmp_path, lifted, factors, names=Names(stored))
+    assert set(load_file(tmp_path / WEIGHTS)) == {
+        f"base_model.model.net.{name}.lora_{factor}.weight"
+        for name in ("0.up", "1.up", "head")
+        for factor in "AB"
+    }
+    assert_same(hub.load_peft(tmp_path, lifted, names=Names(stored)), factors)
 
 
 def test_what_is_trained_whole_needs_the_base(tmp_path):
