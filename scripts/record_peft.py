@@ -1,33 +1,29 @@
 # mypy: disable-error-code="import-not-found, import-untyped"
-"""Records adapters made by PEFT on the recorded models, as references for tests.
+"""Records what PEFT's methods compute, as references for tests.
 
 Run it where torch, transformers and peft are installed (the library needs none of them):
 
     python scripts/record_peft.py [NAME ...]
 
-For each case of tests/golden/peft.py (all, or those named) it writes tests/fixtures/peft/NAME/: the
-files of the adapter as `save_pretrained` leaves them, and what the adapted model computes.
+For each case of tests/golden/peft_methods.py (all, or those named) it writes
+tests/fixtures/peft_methods/NAME.npz.
 """
 
 import pathlib
-import shutil
 import sys
 
-TESTS = pathlib.Path(__file__).resolve().parent.parent / "tests"
-sys.path.append(str(TESTS))
+sys.path.append(str(pathlib.Path(__file__).resolve().parent.parent))
 
-from golden.peft import ADAPTED, FIXTURES, record  # noqa: E402
+from tests.golden import peft_methods
 
 
 def main(names: list[str]) -> None:
     """Records the cases of these names, or all."""
-    if unknown := set(names) - set(ADAPTED):
-        raise SystemExit(f"unknown {sorted(unknown)}; known: {', '.join(ADAPTED)}")
-    for name in names or ADAPTED:
-        directory = FIXTURES / "peft" / name
-        shutil.rmtree(directory, ignore_errors=True)
-        record(ADAPTED[name], directory)
-        shutil.rmtree(FIXTURES / "peft" / "starts", ignore_errors=True)
+    known = peft_methods.CASES
+    if unknown := set(names) - set(known):
+        raise SystemExit(f"unknown {sorted(unknown)}; known: {', '.join(known)}")
+    for name in names or known:
+        peft_methods.write(name, peft_methods.record(known[name]))
 
 
 if __name__ == "__main__":

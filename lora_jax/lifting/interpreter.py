@@ -100,7 +100,7 @@ class Interpreter:
         if value.looked_up:
             free = merged_origin(value.origin) - value.picked - value.scanned
             self.uses.append(Use("gather", value.picked, value.scanned, free))
-        elif not (_costs_nothing_dense(value) or _is_row(value) or value.ndim <= 1):
+        elif not (_costs_nothing_dense(value) or _is_vector(value)):
             self.fallbacks[Fallback(value.path, primitive, why)] = None
         return dense(value)
 
@@ -218,9 +218,9 @@ def _costs_nothing_dense(weight: AdaptedWeight) -> bool:
     return delta.is_full or (delta.is_identity and not is_packed(weight.base))
 
 
-def _is_row(weight: AdaptedWeight) -> bool:
-    """A single row picked from a table is data: using it as such is no fallback."""
-    return bool(weight.picked) and sum(n > 1 for n in weight.shape) <= 1
+def _is_vector(weight: AdaptedWeight) -> bool:
+    """Whether it has at most one axis: a bias, or a row picked from a table, which is data."""
+    return sum(n > 1 for n in weight.shape) <= 1
 
 
 def _base(value: Any) -> Any:

@@ -59,7 +59,7 @@ def dot_general(call: Call, lhs: Any, rhs: Any) -> jax.Array:
     kept_x = [("x", i) for i in range(x.ndim) if i not in shared]
     out: tuple[Label, ...] = (*batch, *((*kept_w, *kept_x) if weight_first else (*kept_x, *kept_w)))
 
-    before, after = _gains(weight, summed)
+    before, after = _gains(weight, summed, batch)
     x = scale_by(seen(weight, x, x_axes, summed), x_axes, before)
     y = call.base(weight.base, x) if weight_first else call.base(x, weight.base)
     for term in weight.delta.terms:
@@ -106,14 +106,16 @@ def _is_data(weight: AdaptedWeight) -> tuple[bool, int]:
     return weight.looked_up, -math.prod(weight.shape)
 
 
-def _gains(weight: AdaptedWeight, summed: Sequence[int]) -> tuple[list[Factor], list[Factor]]:
+def _gains(
+    weight: AdaptedWeight, summed: Sequence[int], batch: Sequence[int]
+) -> tuple[list[Factor], list[Factor]]:
     """Gains on summed axes scale the activation before, those on kept axes the result after."""
     before, after = [], []
     for gain in weight.delta.gain:
-        if set(gain.axes) <= set(summed):
-            before.append(gain)
-        elif not gain.has(*summed):
+        if not gain.has(*summed):
             after.append(gain)
+        elif set(gain.axes) <= {*summed, *batch}:
+            before.append(gain)
         else:
             raise NoRule("a gain that mixes summed and kept axes")
     return before, after
@@ -207,7 +209,7 @@ def ragged_dot_general(call: Call, x: Any, weight: Any, sizes: Any, *rest: Any) 
     (group,), (into,) = groups, w_sum
     (out,) = (i for i in range(3) if i not in (group, into))
     call.record(weight, (into,), (group,))
-    before, after = _gains(weight, (into,))
+    before, after = _gains(weight, (into,), (group,))
 
     x = _scale_groups(x, before, (group, into), sizes)
     y = call.base(x, weight.base, sizes)
