@@ -199,6 +199,21 @@ def test_moments_are_those_of_the_inputs_of_every_layer_over_all_batches():
     np.testing.assert_allclose(found["out"].second, out.T @ out, rtol=1e-4, atol=1e-4)
 
 
+def test_layers_that_are_taken_one_by_one_give_the_moments_of_scanned_ones():
+    def unrolled(params, ids):
+        x = params["table"][ids]
+        for i in range(3):
+            x = x + jnp.tanh(x @ params["layers"][i])
+        return x @ params["out"]
+
+    lifted = lora.lift(unrolled, PARAMS, IDS, method=lora.LoRA(2), targets="layers")
+    found = lora.gather_inputs(lifted, PARAMS, [(IDS,)])["layers"]
+    layers, _ = true_inputs(IDS)
+    for layer, x in enumerate(layers):
+        np.testing.assert_allclose(found.second[layer], x.T @ x, rtol=1e-4, atol=1e-4)
+    assert (found.rows == 28).all()
+
+
 def test_masked_rows_do_not_count_and_each_batch_may_be_divided_by_its_largest_value():
     masked = {"mask": lambda ids: (ids >= 0) * MASK, "normalise": True}
     found = lora.gather_inputs(lift(lora.LoRA(2)), PARAMS, [(IDS,)], **masked)
