@@ -225,7 +225,7 @@ def form(term: Term, shape: Sequence[int], *, dtype: Any, precision: Any = None)
 
     For terms that cannot be contracted with an activation factor by factor (`is_entangled`).
     """
-    size = dict(enumerate(shape))
+    size: dict[Any, int] = dict(enumerate(shape))
     for factor in term:
         size.update(zip(factor.axes, factor.array.shape, strict=True))
     out = tuple(range(len(shape)))
