@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 from lora_jax.hub.peft_modules import EXPERTS, Layout, Module
@@ -59,7 +59,7 @@ def find_targets(
         adapted: the modules, and their names in the layers that are adapted.
         apart: give each of them an end that none of the others has.
     """
-    others = {m.name for m in layout.modules} - {m.name for m in adapted if m.kind != EXPERTS}
+    others = names_besides(layout, {m.name for m in adapted if m.kind != EXPERTS})
     layers = _common_layers([m for m in adapted if m.kind != EXPERTS], adapted)
     modules, parameters = [], []
     for module, names in adapted.items():
@@ -70,10 +70,20 @@ def find_targets(
             end = find_end(f"{module.name}.{module.parameter}", tensors) if complete else None
             parameters += ends if end is None else [end]
             continue
-        rest = {m.name for m in layout.modules if m.name != module.name} if apart else others
+        rest = names_besides(layout, {module.name}) if apart else others
         end = find_end(module.name, rest) if complete or layers is not None else None
         modules += list(names) if end is None else [end]
     return Targets(list(dict.fromkeys(modules)), layers, parameters)
+
+
+def names_besides(layout: Layout, names: Set[str]) -> set[str]:
+    """The names of all other modules, and of the modules that hold any."""
+    parents = {
+        module.name[: dot.start()]
+        for module in layout.modules
+        for dot in re.finditer(r"\.", module.name)
+    }
+    return (parents | {module.name for module in layout.modules}) - names
 
 
 def find_end(
@@ -89,6 +99,8 @@ def find_end(
     for start in range(len(parts) - 1, -1, -1):
         if "{" in parts[start]:
             return None
+        if parts[start].isdigit():  # would be the end of a layer's name too
+            continue
         end = ".".join(parts[start:])
         if not any(ends(other, end) for other in others):
             return end

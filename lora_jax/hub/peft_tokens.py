@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lora_jax.hub.peft_config import find_end
+from lora_jax.hub.peft_config import find_end, names_besides
 from lora_jax.hub.peft_modules import TABLE, Layout, Module
 from lora_jax.lifting import Site
 from lora_jax.methods import TokenRows
@@ -57,7 +57,7 @@ def rows_field(layout: Layout, tables: Mapping[Module, Site]) -> dict[str, list[
     """The field trainable_token_indices."""
     found = {}
     for module, site in tables.items():
-        end = find_end(module.name, {m.name for m in layout.modules if m.name != module.name})
+        end = find_end(module.name, names_besides(layout, {module.name}))
         found[end or module.name] = list(_ids(site))
     return found or None
 

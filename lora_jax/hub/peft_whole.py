@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lora_jax.hub.peft_config import find_end
+from lora_jax.hub.peft_config import find_end, names_besides
 from lora_jax.hub.peft_modules import Layout, Module, tensor_of
 from lora_jax.lifting import Site
 
@@ -114,7 +114,7 @@ def is_head(module: Module, layout: Layout) -> bool:
 
 def _ends(layout: Layout, module: Module) -> list[str]:
     """Names for modules_to_save, which PEFT compares without regard to dots."""
-    others = {m.name for m in layout.modules} - {module.name}
+    others = names_besides(layout, {module.name})
     end = find_end(module.name, others, lambda other, end: other.endswith(end))
     return [module.at(place) for place in module.places] if end is None else [end]
 

@@ -35,7 +35,7 @@ def lift(name, **settings):
     model = hub.load_model(FIXTURES / name, **case.options)
     inputs = dict(np.load(FIXTURES / name / "expected.npz"))
     args = [inputs[key] for key in case.arguments]
-    named = {ours: inputs[key] for ours, key in case.named.items()} | dict(case.settings)
+    named = case.keywords(model.config, inputs) | dict(case.settings)
     return model, lora.lift(model.apply, model.params, *args, **named, **settings), args, named
 
 
@@ -62,7 +62,7 @@ def theirs(name, adapter):
     state = {key: torch.tensor(tensor) for key, tensor in state.items()}
     loaded = peft.set_peft_model_state_dict(model, state)
     assert not loaded.unexpected_keys
-    names = [*case.arguments, *case.named.values()]
+    names = [key for key in inputs if key not in ("expected", "probe") and ":" not in key]
     tensors = {key: torch.tensor(inputs[key]) for key in names}
     tensors = {k: t.long() if t.dtype == torch.int32 else t for k, t in tensors.items()}
     with torch.no_grad():
@@ -122,6 +122,10 @@ ADAPTERS = {
     "llava": (
         "llava",
         ("vision/layers/q_proj", "language/layers/v_proj", "projector/fc1", "lm_head"),
+    ),
+    "qwen2.5-vl": (
+        "qwen2_5_vl",
+        ("vision/layers/q_proj", "vision/patches", "language/layers/v_proj", "projector/fc1"),
     ),
     "gemma2": ("gemma2", lora.ALL_LINEAR),
     "tied embedding": ("gemma2", ("embed", "q_proj")),
