@@ -2,7 +2,17 @@
 
 from lora_jax.training.checkpoints import Checkpoints
 from lora_jax.training.identity import describe_run, versions
-from lora_jax.training.labels import FROZEN, FULL, HEAD_ONLY, LORA, join, label, split, summary
+from lora_jax.training.labels import (
+    FROZEN,
+    FULL,
+    HEAD_ONLY,
+    LORA,
+    join,
+    label,
+    lora_plus,
+    split,
+    summary,
+)
 from lora_jax.training.loop import Result, train
 from lora_jax.training.metrics import read_rows
 from lora_jax.training.optimizer import Optimizer, make_optimizer, make_schedule
@@ -31,6 +41,7 @@ __all__ = [
     "init_state",
     "join",
     "label",
+    "lora_plus",
     "make_mesh",
     "make_optimizer",
     "make_schedule",

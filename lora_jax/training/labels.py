@@ -68,6 +68,40 @@ def label(variables: PyTree, rules: Sequence[Rule], frozen: Sequence[str] = ()) 
     return jax.tree.unflatten(structure, [winners[path][1] or FROZEN for path in paths])
 
 
+def lora_plus(labels: PyTree, ratio: float = 16.0) -> tuple[PyTree, dict[str, dict[str, float]]]:
+    """LoRA+: B, and DoRA's magnitudes, learn faster than A.
+
+    Hayou et al., "LoRA+: Efficient Low Rank Adaptation of Large Models", arXiv 2402.12354; groups
+    as PEFT's `create_loraplus_optimizer` makes them, but that it gives adapters of embeddings a
+    rate of their own.
+
+    Args:
+      labels: of `label`, with factors labelled "adapter".
+      ratio: of B's learning rate to A's, at least 1.
+
+    Returns:
+      The labels, B's being "adapter_b", and the `groups` of the optimiser's config.
+
+    Raises:
+      ValueError: the ratio is below 1, or no B is labelled "adapter".
+
+    Example:
+      >>> lora_plus({"adapter": {"w": {"a": "adapter", "b": "adapter"}}}, ratio=4)
+      ({'adapter': {'w': {'a': 'adapter', 'b': 'adapter_b'}}}, {'adapter_b': {'multiplier': 4}})
+    """
+    if not ratio >= 1:
+        raise ValueError(f"the ratio of LoRA+ is at least 1, not {ratio!r}")
+
+    def relabel(path: tuple, name: str) -> str:
+        fast = name == "adapter" and path_name(path).split("/")[-1] in ("b", "m")
+        return "adapter_b" if fast else name
+
+    labels = jax.tree.map_with_path(relabel, labels)
+    if "adapter_b" not in jax.tree.leaves(labels):
+        raise ValueError("LoRA+ needs factors b that train under the label 'adapter'")
+    return labels, {"adapter_b": {"multiplier": ratio}}
+
+
 def split(variables: PyTree, labels: PyTree) -> tuple[PyTree, PyTree]:
     """Splits a tree into `(trainable, frozen)`.
 
