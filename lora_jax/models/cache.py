@@ -13,15 +13,15 @@ class Cache(NamedTuple):
     All rows of a batch fill the same slots, padding included; `order` tells the real tokens apart.
 
     Attributes:
-        k: keys `[layers, batch, slots, kv_heads, head_dim]`.
+        k: keys `[layers, batch, kv_heads, slots, head_dim]`.
         v: values, of the same shape.
         order: `[batch, slots]`: the place of each slot's token in its text, counted from 0; -1 for
             padding and for empty slots.
         used: number of slots in use, a scalar.
     """
 
-    k: Float[Array, "layers batch slots kv_heads head_dim"]
-    v: Float[Array, "layers batch slots kv_heads head_dim"]
+    k: Float[Array, "layers batch kv_heads slots head_dim"]
+    v: Float[Array, "layers batch kv_heads slots head_dim"]
     order: Int[Array, "batch slots"]
     used: Int[Array, ""]
 
@@ -44,7 +44,7 @@ def empty_cache(
     layers: int, batch: int, slots: int, kv_heads: int, head_dim: int, dtype: str
 ) -> Cache:
     """Makes a cache in which no slot is used."""
-    zeros = jnp.zeros((layers, batch, slots, kv_heads, head_dim), dtype)
+    zeros = jnp.zeros((layers, batch, kv_heads, slots, head_dim), dtype)
     return Cache(zeros, zeros, jnp.full((batch, slots), -1, jnp.int32), jnp.int32(0))
 
 
@@ -91,13 +91,13 @@ def remember(
     if cache is None:
         return None, k, v
     zero = jnp.int32(0)
-    at = (layer, zero, cache.used, zero, zero)
+    at = (layer, zero, zero, cache.used, zero)
+    k, v = (x.swapaxes(1, 2)[None].astype(cache.k.dtype) for x in (k, v))
     cache = cache._replace(
-        k=lax.dynamic_update_slice(cache.k, k[None].astype(cache.k.dtype), at),
-        v=lax.dynamic_update_slice(cache.v, v[None].astype(cache.v.dtype), at),
+        k=lax.dynamic_update_slice(cache.k, k, at), v=lax.dynamic_update_slice(cache.v, v, at)
     )
     k, v = (lax.dynamic_index_in_dim(x, layer, keepdims=False) for x in (cache.k, cache.v))
-    return cache, k, v
+    return cache, k.swapaxes(1, 2), v.swapaxes(1, 2)
 
 
 def advance(cache: Cache, length: int) -> Cache:

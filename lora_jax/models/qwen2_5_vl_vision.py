@@ -4,6 +4,7 @@ import dataclasses
 import functools
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
@@ -121,9 +122,11 @@ class Layer(nnx.Module):
         # No weight goes into the branches: adapters stay factored.
         mixed = lax.cond(
             full,
-            lambda *qkv: _attend(*qkv, plan.images, plan.in_images, self.config.dtype),
-            lambda *qkv: _attend(*qkv, plan.windows, plan.in_windows, self.config.dtype),
-            *(q, k, v),
+            lambda q, k, v: _attend(q, k, v, plan.images, plan.in_images, self.config.dtype),
+            lambda q, k, v: _attend(q, k, v, plan.windows, plan.in_windows, self.config.dtype),
+            q,
+            k,
+            v,
         )
         hidden = hidden + self.o_proj(mixed.reshape(x.shape))
         x = self.mlp_norm(hidden)
@@ -208,11 +211,11 @@ def _attend(
     q: Float[Array, "patches heads head_dim"],
     k: Float[Array, "patches heads head_dim"],
     v: Float[Array, "patches heads head_dim"],
-    groups: Int[Array, "groups size"],
-    slots: Int[Array, " patches"],
+    groups: Int[Array | np.ndarray, "groups size"],
+    slots: Int[Array | np.ndarray, " patches"],
     dtype: str,
 ) -> Float[Array, "patches heads head_dim"]:
     """Attention inside each group of patches."""
-    grouped = (jnp.take(x, jnp.maximum(groups, 0), axis=0) for x in (q, k, v))
-    mixed = attention(*grouped, (groups >= 0)[:, None, None, :], dtype)
-    return jnp.take(mixed.reshape(-1, *q.shape[1:]), slots, axis=0)
+    q, k, v = (jnp.take(x, jnp.maximum(groups, 0), axis=0) for x in (q, k, v))
+    mixed = attention(q, k, v, (groups >= 0)[:, None, None, :], dtype)
+    return jnp.take(mixed.reshape(-1, *q.shape[2:]), slots, axis=0)

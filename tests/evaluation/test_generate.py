@@ -191,7 +191,7 @@ def test_a_step_neither_copies_the_cache_nor_slices_the_weights(dtype, scan):
         return generate(apply, params, IDS, MASK, config=config, max_new_tokens=NEW).tokens
 
     bodies = loop_bodies(jax.jit(run).lower(params).compile().as_text())
-    cache = "2,3,9,2,8"  # layers, batch, slots, heads, width of a head
+    cache = "2,3,2,9,8"  # layers, batch, heads, slots, width of a head
     assert any(f"[{cache}]" in line for lines in bodies.values() for line in lines)
     whole = rf"= \w+\[{cache}\]\S* (copy|convert|transpose)\("
     for lines in bodies.values():
