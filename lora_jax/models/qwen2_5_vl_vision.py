@@ -217,5 +217,6 @@ def _attend(
 ) -> Float[Array, "patches heads head_dim"]:
     """Attention inside each group of patches."""
     q, k, v = (jnp.take(x, jnp.maximum(groups, 0), axis=0) for x in (q, k, v))
-    mixed = attention(q, k, v, (groups >= 0)[:, None, None, :], dtype)
+    allowed = jnp.asarray(groups >= 0)[:, None, None, :]
+    mixed = attention(q, k, v, allowed, dtype)
     return jnp.take(mixed.reshape(-1, *q.shape[2:]), slots, axis=0)
