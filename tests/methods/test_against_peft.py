@@ -76,7 +76,7 @@ def wanted_at(case, base, stage, recorded, shapes):
             arrays["d"] = arrays["d"] - array_at(base.params, path)
         if "rows" in arrays:
             arrays["rows"] = arrays["rows"] - array_at(base.params, path)[[7, 11, 30]]
-    return wanted
+    return jax.tree.map(jnp.asarray, wanted)
 
 
 def distance(found, wanted, floor=0.0):
