@@ -35,8 +35,9 @@ ROLES = {
     "qkv": ("q_proj", "k_proj", "v_proj"),
 }
 
-# The output head is left out of `ALL_LINEAR`, as in PEFT.
+# The output head, a language model's or whatever lies under "head", is left out of `ALL_LINEAR`.
 HEAD = "lm_head"
+HEADS = "head/"
 
 # Names that frameworks give to the array inside a module.
 ARRAY_NAMES = ("kernel", "weight", "embedding", "embeddings", "w")
@@ -139,7 +140,7 @@ def _holder(path: str) -> str:
 
 def _find(pattern: str, weights: Mapping[str, Weight]) -> list[str]:
     if pattern == ALL_LINEAR:
-        return [path for path, w in weights.items() if w.is_linear and not _named(HEAD, path)]
+        return [path for path, w in weights.items() if w.is_linear and not _is_head(path)]
     weights = {path: weight for path, weight in weights.items() if len(weight.shape) >= 2}
     used = [path for path, weight in weights.items() if weight.has_roles]
     if _REGEX.search(pattern):
@@ -155,6 +156,10 @@ def _find(pattern: str, weights: Mapping[str, Weight]) -> list[str]:
     if pattern in weights:
         return [pattern]
     return [path for part in ROLES.get(pattern, ()) for path in used if _named(part, path)]
+
+
+def _is_head(path: str) -> bool:
+    return _named(HEAD, path) or path.startswith(HEADS)
 
 
 def _named(name: str, path: str) -> bool:
