@@ -135,6 +135,7 @@ def test_its_merged_weights_are_those_of_peft(name):
 
 
 @pytest.mark.torch
+@pytest.mark.filterwarnings("default")  # PEFT and transformers warn of each other
 @every_case
 def test_what_was_recorded_is_what_peft_computes(name):
     recorded, now = golden.read(name), golden.record(CASES[name])
