@@ -29,7 +29,7 @@ def base():
     random = np.random.default_rng(0)
     params = {"table": random.normal(size=(TOKENS, DIM)), "proj": random.normal(size=(DIM, DIM))}
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
-    return Pretrained(encode, params, Config(), tokenizer=None)
+    return Pretrained(encode, params, Config(), tokenizer=None, directory=None)
 
 
 @pytest.fixture
