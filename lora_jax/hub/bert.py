@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from lora_jax.hub.fields import read_fields
 from lora_jax.hub.heads import read_head
 from lora_jax.hub.names import Names, Stored
 from lora_jax.models.bert import BertConfig
@@ -37,15 +38,12 @@ def read_config(
     Raises:
         ValueError: a field is missing, or asks for what the encoder does not compute.
     """
-    missing = [name for name in _FIELDS.values() if name not in fields]
-    if missing:
-        raise ValueError(f"lacks {', '.join(missing)}")
+    sizes = read_fields(fields, _FIELDS)
     kind = fields.get("position_embedding_type", "absolute")
     if kind != "absolute":
         raise ValueError(f"position_embedding_type {kind!r} is not supported; only 'absolute' is")
     if fields.get("is_decoder"):
         raise ValueError("is_decoder is true, but only encoders are supported")
-    sizes = {ours: fields[theirs] for ours, theirs in _FIELDS.items()}
     model_type = fields["model_type"]
     return BertConfig(
         model_type=model_type,

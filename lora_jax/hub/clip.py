@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lora_jax.hub import vision
+from lora_jax.hub.fields import read_fields
 from lora_jax.hub.names import Names, Stored, nest
 from lora_jax.models.clip import ClipConfig, TextConfig
 
@@ -101,7 +102,7 @@ def read_config(fields: Mapping[str, Any], **options: Any) -> ClipConfig:
 
 def _read_text(model_type: str, fields: Mapping[str, Any], width: int | None) -> TextConfig:
     fields = _TEXT_DEFAULTS[model_type] | dict(fields)
-    sizes = {ours: fields[theirs] for ours, theirs in _FIELDS.items()}
+    sizes = read_fields(fields, _FIELDS)
     is_clip, end = model_type == "clip", fields["eos_token_id"]
     if is_clip and not isinstance(end, int):
         raise ValueError(f"eos_token_id {end!r} is not supported for CLIP; a single id is")

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lora_jax.hub.bert import linear, norm
+from lora_jax.hub.fields import read_fields
 from lora_jax.hub.heads import read_head
 from lora_jax.hub.names import Names, Stored
 from lora_jax.models.deberta_config import DebertaConfig
@@ -50,16 +51,14 @@ def read_config(
     Raises:
         ValueError: a field is missing, or asks for what the encoder does not compute.
     """
-    missing = [name for name in _FIELDS.values() if name not in fields]
-    if missing:
-        raise ValueError(f"lacks {', '.join(missing)}")
+    sizes = read_fields(fields, _FIELDS)
     dim, heads = fields["hidden_size"], fields["num_attention_heads"]
     _check_size(fields, "pooler_hidden_size", dim)
     _check_size(fields, "attention_head_size", dim // heads)
     scores = _split(fields, "pos_att_type", "", _SCORES)
     farthest = fields.get("max_relative_positions", -1)
     return DebertaConfig(
-        **{ours: fields[theirs] for ours, theirs in _FIELDS.items()},
+        **sizes,
         **{ours: fields.get(name, default) for ours, (name, default) in _DEFAULTS.items()},
         embed_dim=fields.get("embedding_size", dim),
         pad_id=0 if fields.get("pad_token_id") is None else fields["pad_token_id"],

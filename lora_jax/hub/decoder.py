@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from lora_jax.hub.fields import read_fields
 from lora_jax.hub.gpt2 import special_ids
 from lora_jax.hub.names import Names, Stored
 from lora_jax.hub.rope import read_rope
@@ -67,11 +68,8 @@ def read_config(fields: Mapping[str, Any], **options: Any) -> DecoderConfig:
         fields = {**fields.get("text_config", {}), "model_type": "gemma3_text"}
     family = fields["model_type"]
     fields = _DEFAULTS.get(family, {}) | dict(fields)
-    missing = [name for name in _FIELDS.values() if name not in fields]
-    if missing:
-        raise ValueError(f"lacks {', '.join(missing)}")
+    sizes = read_fields(fields, _FIELDS)
     _check_supported(fields)
-    sizes = {ours: fields[theirs] for ours, theirs in _FIELDS.items()}
     heads, dim = fields["num_attention_heads"], fields["hidden_size"]
     settings: dict[str, Any] = {
         "model_type": family,

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from lora_jax.hub.fields import read_fields
 from lora_jax.hub.names import Names, Stored
 from lora_jax.models.gpt2 import GPT2Config
 
@@ -30,12 +31,9 @@ def read_config(fields: Mapping[str, Any], **options: Any) -> GPT2Config:
     Raises:
         ValueError: a field is missing, or asks for what the model does not compute.
     """
-    missing = [name for name in _FIELDS.values() if name not in fields]
-    if missing:
-        raise ValueError(f"lacks {', '.join(missing)}")
+    sizes = read_fields(fields, _FIELDS)
     if fields.get("add_cross_attention"):
         raise ValueError("add_cross_attention is true, but only plain decoders are supported")
-    sizes = {ours: fields[theirs] for ours, theirs in _FIELDS.items()}
     return GPT2Config(
         **sizes,
         ff_dim=fields.get("n_inner") or 4 * fields["n_embd"],

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lora_jax.hub import decoder
+from lora_jax.hub.fields import read_fields
 from lora_jax.hub.names import Names, Stored, nest
 from lora_jax.hub.nested import language_fields
 from lora_jax.hub.vision import linear
@@ -59,15 +60,13 @@ def read_config(fields: Mapping[str, Any], **options: Any) -> QwenVLConfig:
 
 
 def _read_vision(fields: Mapping[str, Any]) -> QwenVisionConfig:
-    missing = [name for name in _VISION_FIELDS.values() if name not in fields]
-    if missing:
-        raise ValueError(f"vision_config lacks {', '.join(missing)}")
+    sizes = read_fields(fields, _VISION_FIELDS, part="vision_config")
     rope = fields.get("rope_parameters") or {}
     if rope.get("rope_type", "axial") not in ("axial", "default"):
         raise ValueError(f"rope_type {rope['rope_type']!r} of vision_config is not supported")
     fields = _VISION_DEFAULTS | dict(fields)
     return QwenVisionConfig(
-        **{ours: fields[theirs] for ours, theirs in _VISION_FIELDS.items()},
+        **sizes,
         channels=fields.get("in_channels", fields.get("in_chans", 3)),
         frames=fields["temporal_patch_size"],
         merge=fields["spatial_merge_size"],

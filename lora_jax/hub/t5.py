@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from lora_jax.hub.fields import read_fields
 from lora_jax.hub.gpt2 import special_ids
 from lora_jax.hub.names import Names, Stored
 from lora_jax.models.t5_config import T5Config
@@ -34,9 +35,7 @@ def read_config(fields: Mapping[str, Any], *, tied: bool | None = None, **option
     Raises:
         ValueError: a field is missing, or asks for what the model does not compute.
     """
-    missing = [name for name in _FIELDS.values() if name not in fields]
-    if missing:
-        raise ValueError(f"lacks {', '.join(missing)}")
+    sizes = read_fields(fields, _FIELDS)
     if not fields.get("is_encoder_decoder", True):
         raise ValueError("is_encoder_decoder is false, but only whole models are supported")
     scaled = fields.get("scale_decoder_outputs", fields.get("tie_word_embeddings") is not False)
@@ -45,7 +44,7 @@ def read_config(fields: Mapping[str, Any], *, tied: bool | None = None, **option
     start = fields.get("decoder_start_token_id")
     decoder_layers = fields.get("num_decoder_layers")
     return T5Config(
-        **{ours: fields[theirs] for ours, theirs in _FIELDS.items()},
+        **sizes,
         **_feed_forward(fields.get("feed_forward_proj", "relu")),
         layers=fields["num_layers"] if decoder_layers is None else decoder_layers,
         farthest=fields.get("relative_attention_max_distance", 128),

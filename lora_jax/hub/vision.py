@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from lora_jax.hub.fields import check_present, read_fields
 from lora_jax.hub.heads import read_head
 from lora_jax.hub.names import Names, Stored
 from lora_jax.models.vision import VisionConfig
@@ -48,12 +49,8 @@ def read_config(
         ValueError: a field is missing, or the head is not one that this family has.
     """
     model_type = fields["model_type"]
-    missing = [
-        name for name in (*_FIELDS.values(), "image_size", "patch_size") if name not in fields
-    ]
-    if missing:
-        raise ValueError(f"lacks {', '.join(missing)}")
-    sizes = {ours: fields[theirs] for ours, theirs in _FIELDS.items()}
+    check_present(fields, (*_FIELDS.values(), "image_size", "patch_size"))
+    sizes = read_fields(fields, _FIELDS)
     sizes["image_size"], sizes["patch_size"] = (
         (side, side) if isinstance(side, int) else tuple(side)
         for side in (fields["image_size"], fields["patch_size"])
