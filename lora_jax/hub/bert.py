@@ -5,7 +5,7 @@ from typing import Any
 
 from lora_jax.hub.fields import read_fields
 from lora_jax.hub.heads import read_head
-from lora_jax.hub.names import Names, Stored
+from lora_jax.hub.names import Names, Stored, linear, norm
 from lora_jax.models.bert import BertConfig
 
 _FIELDS = {
@@ -52,18 +52,6 @@ def read_config(
         **read_head(fields, head),
         **options,
     )
-
-
-def linear(path: str, name: str) -> tuple[Stored, Stored]:
-    """The rows of a dense layer; torch.nn.Linear keeps its weight as [out, in]."""
-    return Stored(f"{path}/kernel", f"{name}.weight", transpose=True), Stored(
-        f"{path}/bias", f"{name}.bias"
-    )
-
-
-def norm(path: str, name: str) -> tuple[Stored, Stored]:
-    """The rows of a layer normalisation."""
-    return Stored(f"{path}/scale", f"{name}.weight"), Stored(f"{path}/bias", f"{name}.bias")
 
 
 _LAYER = "encoder.layer.{layer}"

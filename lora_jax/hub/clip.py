@@ -5,7 +5,7 @@ from typing import Any
 
 from lora_jax.hub import vision
 from lora_jax.hub.fields import read_fields
-from lora_jax.hub.names import Names, Stored, nest
+from lora_jax.hub.names import Names, Stored, linear, nest, norm
 from lora_jax.models.clip import ClipConfig, TextConfig
 
 _FIELDS = {
@@ -128,8 +128,8 @@ _TEXT_NAMES = Names(
         Stored("embed/embedding", "embeddings.token_embedding.weight"),
         Stored("positions/embedding", "embeddings.position_embedding.weight"),
         *vision.tower_layers("encoder.layers.{layer}"),
-        *vision.norm("norm", "final_layer_norm"),
-        *vision.linear("projection", "head"),
+        *norm("norm", "final_layer_norm"),
+        *linear("projection", "head"),
     ),
     unused=(r"embeddings\.position_ids",),
 )

@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lora_jax.hub.bert import linear, norm
 from lora_jax.hub.fields import read_fields
 from lora_jax.hub.heads import read_head
-from lora_jax.hub.names import Names, Stored
+from lora_jax.hub.names import Names, Stored, linear, norm
 from lora_jax.models.deberta_config import DebertaConfig
 
 _FIELDS = {

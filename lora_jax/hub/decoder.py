@@ -5,7 +5,7 @@ from typing import Any
 
 from lora_jax.hub.fields import read_fields
 from lora_jax.hub.gpt2 import special_ids
-from lora_jax.hub.names import Names, Stored
+from lora_jax.hub.names import Names, Stored, linear
 from lora_jax.hub.rope import read_rope
 from lora_jax.models.decoder import DecoderConfig
 from lora_jax.models.rope import Rope
@@ -165,12 +165,6 @@ def _gemma(fields: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _linear(path: str, name: str) -> tuple[Stored, Stored]:
-    return Stored(f"{path}/kernel", f"{name}.weight", transpose=True), Stored(
-        f"{path}/bias", f"{name}.bias"
-    )
-
-
 def _norm(path: str, name: str) -> Stored:
     return Stored(f"{path}/scale", f"{name}.weight")
 
@@ -185,15 +179,15 @@ def names(config: DecoderConfig) -> Names:
         prefixes=("language_model.", "model.language_model.", "model."),
         stored=(
             Stored("embed/embedding", "embed_tokens.weight"),
-            *_linear("layers/q_proj", f"{_LAYER}.self_attn.q_proj"),
-            *_linear("layers/k_proj", f"{_LAYER}.self_attn.k_proj"),
-            *_linear("layers/v_proj", f"{_LAYER}.self_attn.v_proj"),
-            *_linear("layers/o_proj", f"{_LAYER}.self_attn.o_proj"),
+            *linear("layers/q_proj", f"{_LAYER}.self_attn.q_proj"),
+            *linear("layers/k_proj", f"{_LAYER}.self_attn.k_proj"),
+            *linear("layers/v_proj", f"{_LAYER}.self_attn.v_proj"),
+            *linear("layers/o_proj", f"{_LAYER}.self_attn.o_proj"),
             _norm("layers/q_norm", f"{_LAYER}.self_attn.q_norm"),
             _norm("layers/k_norm", f"{_LAYER}.self_attn.k_norm"),
-            *_linear("layers/gate_proj", f"{_LAYER}.mlp.gate_proj"),
-            *_linear("layers/up_proj", f"{_LAYER}.mlp.up_proj"),
-            *_linear("layers/down_proj", f"{_LAYER}.mlp.down_proj"),
+            *linear("layers/gate_proj", f"{_LAYER}.mlp.gate_proj"),
+            *linear("layers/up_proj", f"{_LAYER}.mlp.up_proj"),
+            *linear("layers/down_proj", f"{_LAYER}.mlp.down_proj"),
             *_layer_norms(config),
             *_expert_names(config),
             _norm("norm", "norm"),

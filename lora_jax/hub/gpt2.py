@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lora_jax.hub.fields import read_fields
-from lora_jax.hub.names import Names, Stored
+from lora_jax.hub.names import Names, Stored, norm
 from lora_jax.models.gpt2 import GPT2Config
 
 _FIELDS = {
@@ -56,10 +56,6 @@ def special_ids(fields: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _norm(path: str, name: str) -> tuple[Stored, Stored]:
-    return Stored(f"{path}/scale", f"{name}.weight"), Stored(f"{path}/bias", f"{name}.bias")
-
-
 def _linear(path: str, name: str, part: tuple[int, int] = (0, 1)) -> tuple[Stored, Stored]:
     # Conv1D keeps its weight as [in, out], as we do.
     return Stored(f"{path}/kernel", f"{name}.weight", part=part), Stored(
@@ -76,15 +72,15 @@ def names(config: GPT2Config) -> Names:
         stored=(
             Stored("embed/embedding", "wte.weight"),
             Stored("positions/embedding", "wpe.weight"),
-            *_norm("layers/attention_norm", f"{layer}.ln_1"),
+            *norm("layers/attention_norm", f"{layer}.ln_1"),
             *_linear("layers/q_proj", f"{layer}.attn.c_attn", (0, 3)),
             *_linear("layers/k_proj", f"{layer}.attn.c_attn", (1, 3)),
             *_linear("layers/v_proj", f"{layer}.attn.c_attn", (2, 3)),
             *_linear("layers/o_proj", f"{layer}.attn.c_proj"),
-            *_norm("layers/mlp_norm", f"{layer}.ln_2"),
+            *norm("layers/mlp_norm", f"{layer}.ln_2"),
             *_linear("layers/fc1", f"{layer}.mlp.c_fc"),
             *_linear("layers/fc2", f"{layer}.mlp.c_proj"),
-            *_norm("norm", "ln_f"),
+            *norm("norm", "ln_f"),
             Stored("lm_head/kernel", "lm_head.weight", transpose=True),
         ),
         # The causal mask was once saved as a tensor; a tied head is the embedding again.

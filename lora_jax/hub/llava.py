@@ -5,7 +5,7 @@ from typing import Any
 
 from lora_jax.hub import decoder, vision
 from lora_jax.hub.clip import VISION_DEFAULTS
-from lora_jax.hub.names import Names, nest
+from lora_jax.hub.names import Names, linear, nest
 from lora_jax.hub.nested import language_fields
 from lora_jax.models.checks import check_name
 from lora_jax.models.llava import LlavaConfig
@@ -84,7 +84,7 @@ def names(config: LlavaConfig) -> Names:
             r"^lm_head\.": "language_model.lm_head.",
         },
         stored=(
-            *vision.linear("projector/fc1", "multi_modal_projector.linear_1"),
-            *vision.linear("projector/fc2", "multi_modal_projector.linear_2"),
+            *linear("projector/fc1", "multi_modal_projector.linear_1"),
+            *linear("projector/fc2", "multi_modal_projector.linear_2"),
         ),
     )

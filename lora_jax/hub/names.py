@@ -86,6 +86,18 @@ class Stored(NamedTuple):
         return tensor.reshape((1,) * self.ones + tensor.shape)
 
 
+def linear(path: str, name: str) -> tuple[Stored, Stored]:
+    """The rows of a dense layer; torch.nn.Linear keeps its weight as [out, in]."""
+    return Stored(f"{path}/kernel", f"{name}.weight", transpose=True), Stored(
+        f"{path}/bias", f"{name}.bias"
+    )
+
+
+def norm(path: str, name: str) -> tuple[Stored, Stored]:
+    """The rows of a layer normalisation."""
+    return Stored(f"{path}/scale", f"{name}.weight"), Stored(f"{path}/bias", f"{name}.bias")
+
+
 class Names(NamedTuple):
     """The table of a family.
 

@@ -5,9 +5,8 @@ from typing import Any
 
 from lora_jax.hub import decoder
 from lora_jax.hub.fields import read_fields
-from lora_jax.hub.names import Names, Stored, nest
+from lora_jax.hub.names import Names, Stored, linear, nest
 from lora_jax.hub.nested import language_fields
-from lora_jax.hub.vision import linear
 from lora_jax.models.qwen2_5_vl import QwenVLConfig
 from lora_jax.models.qwen2_5_vl_vision import QwenVisionConfig
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from lora_jax.hub.fields import check_present, read_fields
 from lora_jax.hub.heads import read_head
-from lora_jax.hub.names import Names, Stored
+from lora_jax.hub.names import Names, Stored, linear, norm
 from lora_jax.models.vision import VisionConfig
 
 _FIELDS = {
@@ -65,18 +65,6 @@ def read_config(
     if model_type == "siglip_vision_model":
         sizes["pooler"] = fields.get("vision_use_head", True)
     return VisionConfig(model_type=model_type, **_SWITCHES[model_type], **(sizes | options))
-
-
-def linear(path: str, name: str) -> tuple[Stored, Stored]:
-    """The rows of a dense layer; torch keeps its weight as [out, in]."""
-    return Stored(f"{path}/kernel", f"{name}.weight", transpose=True), Stored(
-        f"{path}/bias", f"{name}.bias"
-    )
-
-
-def norm(path: str, name: str) -> tuple[Stored, Stored]:
-    """The rows of a layer normalisation."""
-    return Stored(f"{path}/scale", f"{name}.weight"), Stored(f"{path}/bias", f"{name}.bias")
 
 
 def _patches(config: VisionConfig, name: str) -> tuple[Stored, Stored]:
