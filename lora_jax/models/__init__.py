@@ -11,6 +11,7 @@ from lora_jax.models.decoder import DecoderConfig
 from lora_jax.models.gpt2 import GPT2Config, gpt3_config
 from lora_jax.models.heads import classify, init_classifier, normalize, pool, project
 from lora_jax.models.llava import LlavaConfig
+from lora_jax.models.partition import partition_rules
 from lora_jax.models.qwen2_5_vl import QwenVLConfig
 from lora_jax.models.qwen2_5_vl_plan import plan_positions, plan_vision
 from lora_jax.models.registry import FAMILIES, Model, build, init, init_head, new_cache
@@ -40,6 +41,7 @@ __all__ = [
     "init_head",
     "new_cache",
     "normalize",
+    "partition_rules",
     "plan_positions",
     "plan_vision",
     "pool",

@@ -134,10 +134,9 @@ def _fill_in(sizes: list[int], count: int) -> tuple[int, ...]:
     given = math.prod(size for size in sizes if size != -1)
     if count % given or (-1 not in sizes and given != count):
         multiple = "a multiple of " if -1 in sizes else ""
-        fits = ", ".join(str(n) for n in range(1, count + 1) if count % n == 0)
         raise ValueError(
             f"mesh {asked} needs {multiple}{given} devices and there are {count}; "
-            f"sizes that divide {count}: {fits}"
+            f"sizes that divide {count}: {_divisors(count, count)}"
         )
     return tuple(count // given if size == -1 else size for size in sizes)
 
@@ -175,6 +174,11 @@ def _check_fits(mesh: Mesh, path: str, shape: tuple[int, ...], spec: PartitionSp
         parts = math.prod(mesh.shape[name] for name in names)
         if shape[axis] % parts:
             raise ValueError(
-                f"{path} has shape {shape}: axis {axis} does not divide by "
-                f"{' x '.join(names)} = {parts}"
+                f"{path} has shape {shape}: axis {axis} does not divide by mesh "
+                f"{' x '.join(names)} = {parts}; of {mesh.size} devices these would fit: "
+                f"{_divisors(shape[axis], mesh.size)}"
             )
+
+
+def _divisors(size: int, limit: int) -> str:
+    return ", ".join(str(n) for n in range(1, limit + 1) if size % n == 0)

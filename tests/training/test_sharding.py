@@ -125,7 +125,8 @@ def test_an_array_that_no_rule_matches_is_on_every_device():
         ([("params/out", P(None, None, "fsdp"))], r"params/out has shape \(16, 3\): too few axes"),
         (
             [("params/out", P(None, ("fsdp", "tensor")))],
-            r"params/out has shape \(16, 3\): axis 1 does not divide by fsdp x tensor = 8",
+            r"params/out has shape \(16, 3\): axis 1 does not divide by mesh fsdp x tensor = 8; "
+            r"of 8 devices these would fit: 1, 3",
         ),
     ],
 )
