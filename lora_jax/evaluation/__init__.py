@@ -1,10 +1,22 @@
 """What a model says, how often it is right, and how long it takes."""
 
 from lora_jax.evaluation.beam import BeamSearch
+from lora_jax.evaluation.bootstrap import bootstrap_interval
 from lora_jax.evaluation.generate import Generated, generate
 from lora_jax.evaluation.intervals import Interval, difference_interval, mean_interval
 from lora_jax.evaluation.latency import Latency, measure_latency
-from lora_jax.evaluation.metrics import METRICS, accuracy, f1, matthews, pearson, spearman
+from lora_jax.evaluation.metrics import (
+    METRICS,
+    TextMetric,
+    accuracy,
+    f1,
+    f1_macro,
+    f1_weighted,
+    find_metric,
+    matthews,
+    pearson,
+    spearman,
+)
 from lora_jax.evaluation.sampling import Sampling
 from lora_jax.evaluation.texts import Completion, generate_text
 
@@ -16,9 +28,14 @@ __all__ = [
     "Interval",
     "Latency",
     "Sampling",
+    "TextMetric",
     "accuracy",
+    "bootstrap_interval",
     "difference_interval",
     "f1",
+    "f1_macro",
+    "f1_weighted",
+    "find_metric",
     "generate",
     "generate_text",
     "matthews",

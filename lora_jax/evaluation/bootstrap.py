@@ -1,0 +1,84 @@
+"""How sure a metric over a test set is: percentile intervals of the bootstrap."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from lora_jax.evaluation.intervals import Interval
+from lora_jax.evaluation.metrics import TextMetric
+
+
+def bootstrap_interval(
+    metric: Callable[[Any, Any], float],
+    predictions: Any,
+    references: Any,
+    *,
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Interval:
+    """Value of a metric and the interval that other test sets of the same kind would give.
+
+    Test sets of the same size are drawn from the examples with replacement. A `TextMetric` is
+    computed from the statistics of each example, taken once: the texts are not read again.
+
+    Args:
+      metric: A metric of labels, or a `TextMetric`.
+      predictions: Its first argument, over all examples.
+      references: Its second.
+      confidence: How often such an interval holds the value for all texts, in (0, 1).
+      resamples: How many test sets to draw.
+      seed: Of the draws; the same seed draws the same examples.
+
+    Returns:
+      The value over the given examples as the `mean`, and the percentiles of the resampled values
+      as the ends: nan where the metric has no value on any resample, such as the correlation with
+      a constant.
+
+    Raises:
+      ValueError: If the confidence is not in (0, 1), fewer than one resample is asked for, or the
+        metric refuses the arguments.
+
+    Source: Efron 1979, "Bootstrap methods: another look at the jackknife"; Koehn 2004, "Statistical
+    significance tests for machine translation evaluation".
+
+    >>> from lora_jax.evaluation import accuracy
+    >>> labels = np.arange(400) % 2
+    >>> interval = bootstrap_interval(accuracy, np.zeros(400, int), labels)
+    >>> f"{interval.mean:.2f} ± {interval.half_width:.2f}"
+    '0.50 ± 0.05'
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie in (0, 1), not {confidence}")
+    if resamples < 1:
+        raise ValueError(f"an interval needs at least one resample, not {resamples}")
+    of_rows, examples = _on_rows(metric, predictions, references)
+    whole = of_rows(np.arange(examples))
+    random = np.random.default_rng(seed)
+    draws = (random.integers(examples, size=examples) for _ in range(resamples))
+    values = np.array([of_rows(rows) for rows in draws])
+    defined = values[~np.isnan(values)]
+    if defined.size == 0:
+        return Interval(whole, math.nan, math.nan)
+    low, high = np.quantile(defined, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(whole, float(low), float(high))
+
+
+def _on_rows(
+    metric: Callable[[Any, Any], float], predictions: Any, references: Any
+) -> tuple[Callable[[np.ndarray], float], int]:
+    """The metric as a function of which examples count, and how many examples there are."""
+    if isinstance(metric, TextMetric):
+        statistics = metric.per_example(predictions, references)
+        return functools.partial(_of_sums, metric, statistics), len(statistics)
+    metric(predictions, references)  # Refuses wrong arguments before any is indexed.
+    return lambda rows: metric(predictions[rows], references[rows]), len(predictions)
+
+
+def _of_sums(metric: TextMetric, statistics: np.ndarray, rows: np.ndarray) -> float:
+    # How often each example counts, in place of a copy of its numbers for each time.
+    times = np.bincount(rows, minlength=len(statistics))
+    return metric.value(times @ statistics)
