@@ -7,6 +7,8 @@ import jax
 from flax import nnx
 from jax import lax
 
+from lora_jax.models.rows import keep_rows_split
+
 _LayerT = TypeVar("_LayerT", bound=nnx.Module)
 _CarryT = TypeVar("_CarryT")
 
@@ -60,10 +62,11 @@ def run_stack(
         What the last layer returns.
     """
     graphdef, stacked = nnx.split(layers)
+    carry = keep_rows_split(carry)
 
     def block(carry: _CarryT, own: Any) -> _CarryT:
         params, rest = own
-        return call(nnx.merge(graphdef, params), carry, rest)
+        return keep_rows_split(call(nnx.merge(graphdef, params), carry, rest))
 
     def block_at(carry: _CarryT, stacks: Any, i: int) -> _CarryT:
         # Sliced in here, so that rematerialisation keeps the stack and no copy of its slices.

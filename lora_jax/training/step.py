@@ -1,5 +1,6 @@
 """The training step: one `jax.jit` that differentiates what trains, and reads what is frozen."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 
 import jax
@@ -40,7 +41,8 @@ def make_step(loss_fn: LossFn, optimizer: Optimizer, shardings: Shardings | None
         key = jax.random.fold_in(state.key, state.step)
 
         def loss_of(trainable: PyTree) -> tuple[Array, Mapping[str, Array]]:
-            return loss_fn(join(trainable, frozen), batch, key)
+            with _using_mesh(shardings):
+                return loss_fn(join(trainable, frozen), batch, key)
 
         (loss, metrics), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.trainable)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.trainable)
@@ -62,3 +64,10 @@ def make_step(loss_fn: LossFn, optimizer: Optimizer, shardings: Shardings | None
         in_shardings=(shardings.state, shardings.frozen, shardings.batch),
         out_shardings=(shardings.state, replicated),
     )
+
+
+def _using_mesh(shardings: Shardings | None) -> contextlib.AbstractContextManager[None]:
+    """Tells the model of the mesh, so that it keeps the rows of the batch split."""
+    if shardings is None:
+        return contextlib.nullcontext()
+    return jax.sharding.use_abstract_mesh(shardings.batch.mesh.abstract_mesh)
