@@ -6,6 +6,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from lora_jax.models.segments import place_in_segments, together
+
 
 class Cache(NamedTuple):
     """Keys and values of all layers, in slots that are filled one after another.
@@ -49,7 +51,10 @@ def empty_cache(
 
 
 def begin(
-    cache: Cache | None, ids: Int[Array, "batch length"], mask: Int[Array, "batch length"] | None
+    cache: Cache | None,
+    ids: Int[Array, "batch length"],
+    mask: Int[Array, "batch length"] | None,
+    segments: Int[Array, "batch length"] | None = None,
 ) -> tuple[Cache | None, Int[Array, "batch length"], Int[Array, "batch keys"]]:
     """Starts a pass over new tokens.
 
@@ -57,14 +62,20 @@ def begin(
         cache: what came before; None: nothing did, and nothing is kept.
         ids: the new tokens.
         mask: 1 for real tokens, 0 for padding; None: all are real.
+        segments: the documents of each row, each with places of its own; None: one.
 
     Returns:
         The cache with the places of the new tokens in it, those places, and the places of all
         keys that a layer will see.
 
     Raises:
-        ValueError: the cache has fewer slots than there are new tokens.
+        ValueError: the cache has fewer slots than there are new tokens, or is given with segments.
     """
+    if segments is not None:
+        if cache is not None:
+            raise ValueError("a cache continues one text a row: it cannot go with segments")
+        order = place_in_segments(segments, mask)
+        return None, order, order
     mask = jnp.ones_like(ids) if mask is None else mask
     if cache is None:
         order = place(mask)
@@ -119,13 +130,16 @@ def place(
 
 
 def visible(
-    queries: Int[Array, "batch queries"], keys: Int[Array, "batch keys"]
+    queries: Int[Array, "batch queries"],
+    keys: Int[Array, "batch keys"],
+    segments: Int[Array, "batch queries"] | None = None,
 ) -> Bool[Array, "batch 1 queries keys"]:
-    """Where a query may look: at real tokens that do not come after it.
+    """Where a query may look: at real tokens of its text that do not come after it.
 
     Args:
         queries: the place of each query in its text; -1 for padding.
         keys: the place of each key.
+        segments: the documents of each row, where the keys are those of the queries; None: one.
     """
-    seen = (keys[:, None, :] >= 0) & (keys[:, None, :] <= queries[:, :, None])
-    return seen[:, None]
+    seen = ((keys[:, None, :] >= 0) & (keys[:, None, :] <= queries[:, :, None]))[:, None]
+    return seen if segments is None else seen & together(segments, segments)

@@ -16,7 +16,7 @@ from lora_jax.models.cache import Cache, begin, remember, visible
 from lora_jax.models.checks import check_name
 from lora_jax.models.experts import Experts
 from lora_jax.models.layers import DTYPES, Embedding, Linear, RMSNorm
-from lora_jax.models.outputs import check_length, finish
+from lora_jax.models.outputs import Outputs, check_length, finish
 from lora_jax.models.product import product
 from lora_jax.models.rope import Rope, Tables, rotate, tables
 from lora_jax.models.stack import REMAT_POLICIES, run_stack, stack_layers
@@ -248,31 +248,36 @@ class Decoder(nnx.Module):
         ids: Int[Array, "batch length"],
         mask: Int[Array, "batch length"] | None = None,
         *,
+        segments: Int[Array, "batch length"] | None = None,
         cache: Cache | None = None,
         embeds: Float[Array, "batch length dim"] | None = None,
         positions: Int[Array, "*kinds batch length"] | None = None,
-        outputs: str = "logits",
-    ) -> Float[Array, "..."] | tuple[Float[Array, "..."], Cache]:
+        outputs: Outputs = "logits",
+    ) -> Any:
         """Reads a batch of token sequences, or their continuation.
 
         Args:
             ids: token ids, below `vocab_size`.
             mask: 1 for real tokens, 0 for padding, on either side; None: all are real.
+            segments: documents packed into a row: one number for the tokens of each, 0 for padding.
+                Places restart in each, and none looks at another. None: a row is one document.
             cache: what came before these tokens; None: nothing did, and nothing is kept.
             embeds: what the first layer takes in place of `embed_tokens(ids)`.
             positions: rotary positions, `[3, batch, length]` with `mrope_sections`; None: the
                 place of each token in its text.
-            outputs: "logits", "last" or "hidden", as `outputs.finish` describes them.
+            outputs: "logits", "last", "hidden" or a function, as `outputs.finish` describes them.
 
         Returns:
-            Logits in float32, or hidden states; with a cache also the cache, these tokens added.
+            Logits in float32, or what `outputs` asks for; with a cache also the cache, these tokens
+            added.
 
         Raises:
-            ValueError: the text is longer than the context or the cache.
+            ValueError: the text is longer than the context or the cache, or a cache is given with
+                segments.
         """
         check_length(ids.shape[1], cache, self.config.max_length)
-        cache, order, keys = begin(cache, ids, mask)
-        surroundings = self.survey(order, keys, positions)
+        cache, order, keys = begin(cache, ids, mask, segments)
+        surroundings = self.survey(order, keys, positions, segments)
         hidden, cache = run_stack(
             self.layers,
             lambda layer, carry, own: layer(*carry, own[0], *surroundings(own[1])),
@@ -292,6 +297,7 @@ class Decoder(nnx.Module):
         order: Int[Array, "batch length"],
         keys: Int[Array, "batch keys"],
         positions: Int[Array, "*kinds batch length"] | None,
+        segments: Int[Array, "batch length"] | None = None,
     ) -> Callable[[Any], tuple[Bool[Array, "..."], Tables]]:
         """Computes once for all layers where tokens may look and how far they are turned.
 
@@ -299,6 +305,7 @@ class Decoder(nnx.Module):
             order: the place of each new token in its text.
             keys: the place of each key.
             positions: rotary positions; None: `order`.
+            segments: the documents of each row; None: one.
 
         Returns:
             A function of a layer's entry in `windowed` that gives what that layer needs.
@@ -306,7 +313,7 @@ class Decoder(nnx.Module):
         config = self.config
         positions = jnp.maximum(order, 0) if positions is None else positions
         turn = tables(config.rope, positions, config.head_dim, config.mrope_sections)
-        everything = (visible(order, keys), turn)
+        everything = (visible(order, keys, segments), turn)
         if not any(config.windowed):
             return lambda _: everything
         near = order[:, None, :, None] - keys[:, None, None, :] < config.window

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
@@ -12,7 +13,7 @@ from lora_jax.models.attention import attention
 from lora_jax.models.cache import Cache, begin, remember, visible
 from lora_jax.models.checks import check_name
 from lora_jax.models.layers import DTYPES, Embedding, LayerNorm, Linear
-from lora_jax.models.outputs import check_length, finish
+from lora_jax.models.outputs import Outputs, check_length, finish
 from lora_jax.models.product import product
 from lora_jax.models.stack import REMAT_POLICIES, run_stack, stack_layers
 
@@ -195,26 +196,31 @@ class GPT2(nnx.Module):
         ids: Int[Array, "batch length"],
         mask: Int[Array, "batch length"] | None = None,
         *,
+        segments: Int[Array, "batch length"] | None = None,
         cache: Cache | None = None,
-        outputs: str = "logits",
-    ) -> Float[Array, "..."] | tuple[Float[Array, "..."], Cache]:
+        outputs: Outputs = "logits",
+    ) -> Any:
         """Reads a batch of token sequences, or their continuation.
 
         Args:
             ids: token ids, below `vocab_size`.
             mask: 1 for real tokens, 0 for padding, on either side; None: all are real.
+            segments: documents packed into a row: one number for the tokens of each, 0 for padding.
+                Places restart in each, and none looks at another. None: a row is one document.
             cache: what came before these tokens; None: nothing did, and nothing is kept.
-            outputs: "logits", "last" or "hidden", as `outputs.finish` describes them.
+            outputs: "logits", "last", "hidden" or a function, as `outputs.finish` describes them.
 
         Returns:
-            Logits in float32, or hidden states; with a cache also the cache, these tokens added.
+            Logits in float32, or what `outputs` asks for; with a cache also the cache, these tokens
+            added.
 
         Raises:
-            ValueError: the text is longer than the position table or the cache.
+            ValueError: the text is longer than the position table or the cache, or a cache is given
+                with segments.
         """
         check_length(ids.shape[1], cache, self.config.max_length)
-        cache, order, keys = begin(cache, ids, mask)
-        allowed = visible(order, keys)
+        cache, order, keys = begin(cache, ids, mask, segments)
+        allowed = visible(order, keys, segments)
         hidden = self.embed(ids) + self.positions(jnp.maximum(order, 0))
         hidden, cache = run_stack(
             self.layers,

@@ -14,6 +14,7 @@ from lora_jax.models.checks import check_name
 from lora_jax.models.decoder import Decoder, DecoderConfig
 from lora_jax.models.layers import Linear
 from lora_jax.models.multimodal import SpeaksThroughDecoder, place_features
+from lora_jax.models.outputs import Outputs
 from lora_jax.models.parts import share
 from lora_jax.models.vision import VisionConfig, VisionTower
 
@@ -110,18 +111,20 @@ class Llava(nnx.Module):
         ids: Int[Array, "batch length"],
         mask: Int[Array, "batch length"] | None = None,
         *,
+        segments: Int[Array, "batch length"] | None = None,
         pixels: Float[Array, "images channels height width"] | None = None,
         cache: Cache | None = None,
-        outputs: str = "logits",
+        outputs: Outputs = "logits",
     ) -> Any:
         """Reads a batch of texts with images in them, or their continuation.
 
         Args:
             ids: token ids; `image_id` once for each of an image's `image_tokens`.
             mask: 1 for real tokens, 0 for padding, on either side; None: all are real.
+            segments: documents packed into a row, as in `Decoder`; None: a row is one document.
             pixels: all images of the batch, in the order of their tokens; None: there are none.
             cache: what came before these tokens; None: nothing did, and nothing is kept.
-            outputs: "logits", "last" or "hidden", as `outputs.finish` describes them.
+            outputs: "logits", "last", "hidden" or a function, as `outputs.finish` describes them.
 
         Returns:
             Logits in float32, or hidden states; with a cache also the cache, these tokens added.
@@ -135,7 +138,9 @@ class Llava(nnx.Module):
             features = self.embed_images(pixels)
             features = features.reshape(-1, features.shape[-1])
             embeds = place_features(embeds, ids == self.config.image_id, features)
-        return self.language(ids, mask, cache=cache, embeds=embeds, outputs=outputs)
+        return self.language(
+            ids, mask, segments=segments, cache=cache, embeds=embeds, outputs=outputs
+        )
 
     def embed_images(
         self, pixels: Float[Array, "images channels height width"]

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 from lora_jax.models.cache import Cache, empty_cache, place
 from lora_jax.models.decoder import Decoder, DecoderConfig
 from lora_jax.models.multimodal import SpeaksThroughDecoder, place_features
+from lora_jax.models.outputs import Outputs
 from lora_jax.models.parts import share
 from lora_jax.models.qwen2_5_vl_plan import VisionPlan
 from lora_jax.models.qwen2_5_vl_vision import Merger, QwenVisionConfig, QwenVisionTower
@@ -108,23 +109,25 @@ class QwenVL(nnx.Module):
         ids: Int[Array, "batch length"],
         mask: Int[Array, "batch length"] | None = None,
         *,
+        segments: Int[Array, "batch length"] | None = None,
         pixels: Float[Array, "patches numbers"] | None = None,
         plan: VisionPlan | None = None,
         positions: Int[Array, "3 batch length"] | None = None,
         cache: ShiftedCache | None = None,
-        outputs: str = "logits",
+        outputs: Outputs = "logits",
     ) -> Any:
         """Reads a batch of texts with images in them, or their continuation.
 
         Args:
             ids: token ids; `image_id` once for each square of an image.
             mask: 1 for real tokens, 0 for padding, on either side; None: all are real.
+            segments: documents packed into a row, as in `Decoder`; None: a row is one document.
             pixels: the patches of all images, in the order of their tokens; None: there are none.
             plan: of these images; `plan_vision` makes it from their sizes.
             positions: `plan_positions` makes them from ids and sizes; None: as in a text without
                 images, or after one with images whose cache is given.
             cache: what came before these tokens; None: nothing did, and nothing is kept.
-            outputs: "logits", "last" or "hidden", as `outputs.finish` describes them.
+            outputs: "logits", "last", "hidden" or a function, as `outputs.finish` describes them.
 
         Returns:
             Logits in float32, or hidden states; with a cache also the cache, these tokens added.
@@ -140,7 +143,11 @@ class QwenVL(nnx.Module):
             features = self.projector(self.vision(pixels, plan))
             embeds = place_features(embeds, ids == self.config.image_id, features)
         if cache is None:
-            return self.language(ids, mask, embeds=embeds, positions=positions, outputs=outputs)
+            return self.language(
+                ids, mask, segments=segments, embeds=embeds, positions=positions, outputs=outputs
+            )
+        if segments is not None:
+            raise ValueError("a cache continues one text a row: it cannot go with segments")
         if positions is None:
             order = place(jnp.ones_like(ids) if mask is None else mask, cache.lengths)
             positions = jnp.maximum(order, 0) + cache.shift[:, None]

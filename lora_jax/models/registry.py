@@ -154,8 +154,8 @@ def new_cache(config: Any, batch: int, slots: int) -> Any:
 
 
 def _as_array(value: Any) -> Any:
-    """Arrays for numbers; names and switches stay what they are."""
-    return value if isinstance(value, bool | str) else jnp.asarray(value)
+    """Arrays for numbers; names, switches and functions stay what they are."""
+    return value if isinstance(value, bool | str) or callable(value) else jnp.asarray(value)
 
 
 def _make(config: Any, key: PRNGKeyArray) -> nnx.Module:

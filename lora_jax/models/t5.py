@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from lora_jax.models.cache import advance, begin, visible
 from lora_jax.models.layers import Embedding, Linear, RMSNorm
-from lora_jax.models.outputs import finish
+from lora_jax.models.outputs import Outputs, finish
 from lora_jax.models.product import product
 from lora_jax.models.stack import run_stack, stack_layers
 from lora_jax.models.t5_cache import Seq2SeqCache
@@ -125,8 +125,8 @@ class T5(nnx.Module):
         decoder_mask: Int[Array, "batch length"] | None = None,
         *,
         cache: Seq2SeqCache | None = None,
-        outputs: str = "logits",
-    ) -> Float[Array, "..."] | tuple[Float[Array, "..."], Seq2SeqCache]:
+        outputs: Outputs = "logits",
+    ) -> Any:
         """Reads texts and the beginnings, or the continuations, of others.
 
         Args:
@@ -136,7 +136,7 @@ class T5(nnx.Module):
                 the first.
             decoder_mask: 1 for its real tokens, 0 for padding; None: all are real.
             cache: what came before these tokens; None: nothing did, and nothing is kept.
-            outputs: "logits", "last" or "hidden", as `outputs.finish` describes them.
+            outputs: "logits", "last", "hidden" or a function, as `outputs.finish` describes them.
 
         Returns:
             Logits in float32, or the decoder's hidden states; with a cache also the cache, these

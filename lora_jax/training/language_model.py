@@ -1,0 +1,139 @@
+"""A pretrained decoder that learns to write: its variables, its loss and its score."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from lora_jax.data import Examples, evaluation_batches
+from lora_jax.hub import Pretrained
+from lora_jax.lifting import Lifted
+from lora_jax.training.cross_entropy import CHUNK, cross_entropy
+
+Variables = Mapping[str, Any]
+Batch = Mapping[str, Any]
+
+
+class Predictions(NamedTuple):
+    """How well each place of a batch predicts the token after it.
+
+    Attributes:
+      loss: cross-entropy in nats.
+      right: whether the next token has the highest logit.
+      weight: 1 where the next token is of the same document and to be learnt, else 0.
+    """
+
+    loss: Float[Array, "batch length"]
+    right: Bool[Array, "batch length"]
+    weight: Float[Array, "batch length"]
+
+
+Outputs = Callable[..., Predictions]
+
+
+def init_variables(base: Pretrained, lifted: Lifted | None, key: jax.Array) -> dict[str, Any]:
+    """Puts new factors, if there is an adapter, beside the params of the base.
+
+    Args:
+      base: the pretrained decoder.
+      lifted: its function with an adapter; None for none.
+      key: the source of randomness.
+
+    Returns:
+      `{"params"}`, and `"adapter"`.
+    """
+    if lifted is None:
+        return {"params": base.params}
+    return {"params": base.params, "adapter": lifted.init(key, base.params)}
+
+
+def make_outputs(base: Pretrained, lifted: Lifted | None, chunk: int = CHUNK) -> Outputs:
+    """Makes the function that is trained.
+
+    Args:
+      base: the pretrained decoder.
+      lifted: its function with an adapter; None for none.
+      chunk: tokens whose logits are held at once, as in `cross_entropy`.
+
+    Returns:
+      `outputs(variables, batch, rng=None)`, which returns `Predictions`. The batch holds `ids`,
+      `trained` and `segments`, as `data.pack` and `data.pad` make them.
+    """
+
+    def outputs(variables: Variables, batch: Batch, rng: jax.Array | None = None) -> Predictions:
+        targets, weight = next_tokens(batch)
+        named = {"segments": batch["segments"], "outputs": cross_entropy(targets, chunk)}
+        found: Any  # TokenLosses, which is not what the model returns by default
+        if lifted is None:
+            found = base.apply(variables["params"], batch["ids"], **named)
+        else:
+            factors = variables["adapter"]
+            found = lifted(variables["params"], factors, batch["ids"], rng=rng, **named)
+        return Predictions(found.loss, found.right, weight)
+
+    return outputs
+
+
+def next_tokens(batch: Batch) -> tuple[Int[Array, "batch length"], Float[Array, "batch length"]]:
+    """What each place of a batch predicts: the token after it.
+
+    Args:
+      batch: `ids`, `trained` (1 where a token is to be predicted) and `segments` (0 for padding, a
+        number for each document), all `[batch, length]`.
+
+    Returns:
+      The next token, and 1 where it is trained and of the same document, else 0. The last place
+      predicts nothing.
+    """
+    ids, trained, segments = (jnp.asarray(batch[name]) for name in ("ids", "trained", "segments"))
+    shift = lambda x: jnp.pad(x[:, 1:], ((0, 0), (0, 1)))
+    follows = (shift(segments) == segments) & (segments != 0)
+    return shift(ids), jnp.where(follows, shift(trained), 0).astype(jnp.float32)
+
+
+def loss(
+    outputs: Outputs, variables: Variables, batch: Batch, key: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Cross-entropy in nats: the mean over the trained tokens, 0 where there are none.
+
+    Returns:
+      The loss, and the metrics `weight`, the number of trained tokens, and `token_accuracy`.
+    """
+    found = outputs(variables, batch, rng=key)
+    weight = found.weight.sum()
+    mean = lambda values: (values * found.weight).sum() / jnp.maximum(weight, 1)
+    return mean(found.loss), {"weight": weight, "token_accuracy": mean(found.right)}
+
+
+def score(
+    outputs: Outputs, examples: Examples, batch_size: int, variables: Variables
+) -> dict[str, float]:
+    """Computes loss, perplexity and accuracy over the trained tokens of examples.
+
+    Args:
+      outputs: from `make_outputs`, compiled.
+      examples: as `data.pack` and `data.pad` make them.
+      batch_size: rows of a batch.
+      variables: what is scored.
+
+    Returns:
+      `loss` in nats a token, `perplexity` and `token_accuracy`.
+
+    Raises:
+      ValueError: no token is trained.
+    """
+    totals = np.zeros(3)
+    for batch, real in evaluation_batches(examples, batch_size):
+        found = (np.asarray(x, np.float64)[:real] for x in outputs(variables, batch))
+        loss, right, weight = found
+        totals += ((loss * weight).sum(), (right * weight).sum(), weight.sum())
+    if not totals[2]:
+        raise ValueError("no token of these examples is trained: there is nothing to score")
+    loss, accuracy = (totals[:2] / totals[2]).tolist()
+    return {"loss": loss, "perplexity": math.exp(loss), "token_accuracy": accuracy}
