@@ -8,6 +8,7 @@ import optax
 from jax import Array
 from jaxtyping import PyTree
 
+from lora_jax.training.guard import count_skipped
 from lora_jax.training.labels import join
 from lora_jax.training.optimizer import Optimizer
 from lora_jax.training.sharding import Shardings
@@ -32,7 +33,8 @@ def make_step(loss_fn: LossFn, optimizer: Optimizer, shardings: Shardings | None
 
     Returns:
       `step(state, frozen, batch) -> (state, metrics)`. The metrics are `loss`, `grad_norm` (global
-      norm, before clipping), `lr`, and those of `loss_fn`. The state passed in is gone afterwards.
+      norm, before clipping), `lr`, `skipped` (steps that the optimiser's guard left out so far),
+      and those of `loss_fn`. The state passed in is gone afterwards.
     """
 
     def step(
@@ -45,12 +47,15 @@ def make_step(loss_fn: LossFn, optimizer: Optimizer, shardings: Shardings | None
                 return loss_fn(join(trainable, frozen), batch, key)
 
         (loss, metrics), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.trainable)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.trainable)
+        updates, opt_state = optimizer.update(
+            gradient, state.opt_state, state.trainable, value=loss
+        )
         trainable = optax.apply_updates(state.trainable, updates)
         report = {
             "loss": loss,
             "grad_norm": optax.tree.norm(gradient),
             "lr": optimizer.schedule(state.step),
+            **count_skipped(opt_state),
             **metrics,
         }
         return TrainState(state.step + 1, trainable, opt_state, state.key), report

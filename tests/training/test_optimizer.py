@@ -5,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 
-from lora_jax.training import FROZEN, make_optimizer, make_schedule
+from lora_jax.training import FROZEN, make_optimizer
 
 LABELS = {"params": {"w": FROZEN}, "adapter": {"a": "a", "b": "b"}}
 TRAINABLE = {"params": {"w": None}, "adapter": {"a": jnp.ones(3), "b": jnp.full(2, 2.0)}}
@@ -43,12 +43,31 @@ def test_clipping_takes_the_norm_over_all_that_trains():
     np.testing.assert_allclose(ours["b"], 2.0 + 3 * 0.5 / norm, rtol=1e-6)
 
 
-@pytest.mark.parametrize(("name", "at_half"), [("linear", 0.5), ("cosine", 0.5), ("constant", 1.0)])
-def test_schedules_warm_up_and_decay(name, at_half):
-    schedule = make_schedule({"learning_rate": 1.0, "schedule": name, "warmup": 0.2}, steps=100)
-    assert [float(schedule(step)) for step in (0, 10, 20)] == [0.0, 0.5, 1.0]
-    np.testing.assert_allclose(float(schedule(60)), at_half, atol=1e-6)
-    np.testing.assert_allclose(float(schedule(100)), 1.0 if name == "constant" else 0.0, atol=1e-6)
+def test_a_group_may_name_its_own_rate_and_rule():
+    config = {"learning_rate": 0.1, "schedule": "constant", "warmup": 0, "clip": None, "b2": 0.9}
+    groups = {"b": {"name": "lion", "learning_rate": 0.02}}
+    ours = follow(make_optimizer({**config, "groups": groups}, LABELS, 10))
+    np.testing.assert_allclose(ours["a"], follow(optax.adam(0.1, b2=0.9))["a"])
+    np.testing.assert_allclose(ours["b"], follow(optax.lion(0.02, weight_decay=0.0))["b"])
+
+
+def test_lora_plus_is_one_field_of_the_config():
+    config = {"learning_rate": 0.01, "schedule": "constant", "warmup": 0, "clip": None}
+    labels = {"params": {"w": FROZEN}, "adapter": {"a": "adapter", "b": "adapter"}}
+    pace = {"adapter": {"multiplier": 0.5, "weight_decay": 0.1}}
+    ours = follow(make_optimizer({**config, "lora_plus": 8.0, "groups": pace}, labels, 10))
+    np.testing.assert_allclose(ours["a"], follow(optax.adamw(0.005, weight_decay=0.1))["a"])
+    np.testing.assert_allclose(ours["b"], follow(optax.adamw(0.04, weight_decay=0.1))["b"])
+    pace["adapter_b"] = {"learning_rate": 0.1}
+    ours = follow(make_optimizer({**config, "lora_plus": 8.0, "groups": pace}, labels, 10))
+    np.testing.assert_allclose(ours["b"], follow(optax.adamw(0.1, weight_decay=0.1))["b"])
+
+
+def test_named_parts_do_not_decay():
+    config = {"learning_rate": 0.1, "schedule": "constant", "warmup": 0, "clip": None}
+    ours = follow(make_optimizer({**config, "weight_decay": 0.5, "no_decay": ["b"]}, LABELS, 10))
+    np.testing.assert_allclose(ours["a"], follow(optax.adamw(0.1, weight_decay=0.5))["a"])
+    np.testing.assert_allclose(ours["b"], follow(optax.adamw(0.1, weight_decay=0.0))["b"])
 
 
 def test_a_config_dict_is_read_as_it_is():
@@ -60,12 +79,15 @@ def test_a_config_dict_is_read_as_it_is():
     ("config", "message"),
     [
         ({"learning_rat": 0.1}, "optimizer has no field 'learning_rat'; nearest: learning_rate"),
-        ({"name": "adamv"}, "optimizer.name = 'adamv' is unknown; choices: adamw, sgd"),
-        ({"schedule": "step"}, "optimizer.schedule = 'step' is unknown; choices: linear"),
-        ({"warmup": 11}, "optimizer.warmup = 11 is 11 steps, of a run of 10"),
-        ({"warmup": -0.1}, "optimizer.warmup = -0.1 is -1 steps"),
+        ({"name": "adamv"}, "optimizer.name = 'adamv' is unknown; choices: adamw, adam, adafactor"),
+        ({"name": "adam", "weight_decay": 0.1}, "adam has none; choose adamw, or 0"),
+        ({"name": "sgd", "b2": 0.9}, "the optimizer 'sgd' takes no 'b2'; nearest: b1"),
+        ({"options": {"mu_dtyp": 1}}, "takes no 'mu_dtyp'; nearest: mu_dtype"),
+        ({"no_decay": ["bais"]}, "optimizer.no_decay: 'bais' is part of no path that trains"),
+        ({"lora_plus": 16}, "LoRA. needs factors b that train under the label 'adapter'"),
         ({"groups": {"c": {}}}, "optimizer.groups.c: no such label; labels that train: .'a', 'b'."),
         ({"groups": {"a": {"clip": 1}}}, "optimizer.groups.a has no field 'clip'"),
+        ({"groups": {"a": {"multiplier": 2, "learning_rate": 1}}}, "one says it all"),
     ],
 )
 def test_a_bad_config_is_refused_with_the_valid_choices(config, message):
