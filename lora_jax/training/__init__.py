@@ -1,5 +1,7 @@
 """Training: one label tree, one jitted step, one loop, and runs that resume bit for bit."""
 
+from lora_jax.training.average import averaged
+from lora_jax.training.best import Best
 from lora_jax.training.checkpoints import Checkpoints
 from lora_jax.training.identity import describe_run, versions
 from lora_jax.training.labels import (
@@ -16,13 +18,14 @@ from lora_jax.training.labels import (
 from lora_jax.training.loop import Result, train
 from lora_jax.training.metrics import read_rows
 from lora_jax.training.optimizer import Optimizer, make_optimizer, make_schedule
-from lora_jax.training.progress import peak_memory
+from lora_jax.training.progress import Speed, peak_memory
 from lora_jax.training.sharding import (
     Shardings,
     make_mesh,
     step_shardings,
     variable_shardings,
 )
+from lora_jax.training.sinks import Sink, TensorBoard, WandB
 from lora_jax.training.state import TrainState, init_state
 from lora_jax.training.step import make_step
 from lora_jax.training.workdir import open_workdir, write_json
@@ -32,11 +35,17 @@ __all__ = [
     "FULL",
     "HEAD_ONLY",
     "LORA",
+    "Best",
     "Checkpoints",
     "Optimizer",
     "Result",
     "Shardings",
+    "Sink",
+    "Speed",
+    "TensorBoard",
     "TrainState",
+    "WandB",
+    "averaged",
     "describe_run",
     "init_state",
     "join",

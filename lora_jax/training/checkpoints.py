@@ -89,15 +89,25 @@ class Checkpoints:
 
         Raises:
           ValueError: the checkpoint is of another run; the fields that differ are named.
+          OSError: it cannot be read, as when a part of it was removed.
         """
-        step = self._orbax.latest_step()
         read = ocp.args.JsonRestore()
-        described = self._orbax.restore(step, args=ocp.args.Composite(metadata=read)).metadata
-        self._check_same_run(step, described, state)
+        described = self._read(metadata=read).metadata
+        self._check_same_run(self.latest(), described, state)
         wanted = ocp.args.StandardRestore(jax.tree.map(_abstract, state))
-        restored = self._orbax.restore(step, args=ocp.args.Composite(state=wanted, data=read))
+        restored = self._read(state=wanted, data=read)
         data.set_state(restored.data["iterator"])
         return restored.state
+
+    def discard_after(self, step: int) -> None:
+        """Removes the checkpoints of later steps, which a run that resumes from `step` makes again.
+
+        Args:
+          step: the last one to keep.
+        """
+        for later in self._orbax.all_steps():
+            if later > step:
+                self._orbax.delete(later)
 
     def wait(self) -> None:
         """Waits until what was saved is on the disk; raises as `save` does."""
@@ -116,6 +126,19 @@ class Checkpoints:
         with self._explained_errors():
             self._orbax.close()
 
+    def _read(self, **items: Any) -> Any:
+        step = self.latest()
+        try:
+            return self._orbax.restore(step, args=ocp.args.Composite(**items))
+        except (OSError, ValueError, KeyError) as error:  # as Orbax and TensorStore see fit
+            older = max((s for s in self._orbax.all_steps() if s != step), default=None)
+            then = f"resume from step {older}" if older is not None else "start again"
+            reason = str(error).splitlines()[0][:200]
+            raise OSError(
+                f"checkpoint {step} in {self.directory} cannot be read: {reason}. "
+                f"Remove {self.directory / str(step)} to {then}."
+            ) from error
+
     @contextlib.contextmanager
     def _explained_errors(self) -> Iterator[None]:
         try:
@@ -124,9 +147,11 @@ class Checkpoints:
             for half_written in self.directory.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
                 shutil.rmtree(half_written, ignore_errors=True)
             free = shutil.disk_usage(self.directory).free / 2**20
+            newest = self.latest()
+            whole = "not there yet" if newest is None else f"of step {newest}"
             raise OSError(
                 f"a checkpoint could not be written to {self.directory} ({free:.1f} MiB free); the "
-                f"newest whole one is of step {self.latest()}. The same command resumes from it."
+                f"newest whole one is {whole}. The same command resumes the run."
             ) from error
 
     def _check_same_run(

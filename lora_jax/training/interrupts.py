@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM, held back until the step in progress is done."""
 
+import os
 import signal
 import threading
 from types import FrameType, TracebackType
@@ -36,6 +37,9 @@ class StopSignals:
     def _note(self, number: int, _: FrameType | None) -> None:
         self.received = signal.Signals(number)
         self._restore()
+        # Written past Python's buffers: one of them may be in the middle of a write right now.
+        said = f"\n{self.received.name}: stopping after this step; once more stops at once\n"
+        os.write(2, said.encode())
 
     def _restore(self) -> None:
         while self._previous:

@@ -1,28 +1,32 @@
 """The loop: steps, progress, metrics, evaluation, checkpoints, and a clean end whatever happens."""
 
 import contextlib
-import math
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
-import numpy as np
 from jax.sharding import Sharding
 from jaxtyping import PyTree
 from rich.console import Console
 
+from lora_jax.training.average import averaged
+from lora_jax.training.best import Best
 from lora_jax.training.checkpoints import Checkpoints, DataIterator
+from lora_jax.training.guard import count_skipped
 from lora_jax.training.interrupts import StopSignals
 from lora_jax.training.labels import join
 from lora_jax.training.metrics import MetricsLog, Row
-from lora_jax.training.progress import Progress
+from lora_jax.training.profiler import Profiler
+from lora_jax.training.progress import Progress, Speed
+from lora_jax.training.sinks import Sink, opened
 from lora_jax.training.state import TrainState
 from lora_jax.training.step import StepFn
-from lora_jax.training.workdir import check_writable
+from lora_jax.training.watch import OnNonfinite, Watch
+from lora_jax.training.workdir import check_writable, locked
 
 EvaluateFn = Callable[[PyTree], Mapping[str, float]]
+Resume = Literal["auto", "never", "must"]
 
 
 class Result(NamedTuple):
@@ -55,11 +59,18 @@ def train(
     steps: int,
     workdir: Path | None = None,
     identity: Mapping[str, Any] | None = None,
+    resume: Resume = "auto",
     evaluate: EvaluateFn | None = None,
     evaluate_every: int = 0,
+    evaluate_average: bool = False,
+    best: Best | None = None,
     checkpoint_every: int = 0,
     keep: int = 2,
+    on_nonfinite: OnNonfinite = "stop",
     batch_sharding: Sharding | None = None,
+    sinks: Sequence[Sink] = (),
+    profile: bool = False,
+    speed: Speed | None = None,
     title: str = "",
     console: Console | None = None,
 ) -> Result:
@@ -76,15 +87,26 @@ def train(
       data: an endless iterator of batches (pytrees of NumPy arrays), with Grain's `get_state`,
         `set_state`.
       steps: number of updates in the whole run.
-      workdir: where `metrics.jsonl` and `checkpoints/` go; `None` writes no files.
+      workdir: where `metrics.jsonl`, `checkpoints/` and `best/` go; `None` writes no files.
       identity: what the run is (`identity.describe_run`), so that no other run's checkpoint is
         resumed.
+      resume: `auto`, from the newest checkpoint if there is one; `never`, refuse to start where
+        there is one; `must`, refuse to start where there is none.
       evaluate: `evaluate(variables) -> {name: value}`; logged as `eval/name`. It must not keep the
         arrays.
       evaluate_every: steps between evaluations; 0 for only one, at the end.
+      evaluate_average: evaluate the moving average (`optimizer.ema`) instead of the last state.
+      best: keeps the checkpoint of the best evaluation in `best/`, apart from the newest ones, and
+        may end training early; `None` for neither.
       checkpoint_every: steps between checkpoints; 0 for only one, at the end.
-      keep: number of checkpoints kept.
+      keep: number of newest checkpoints kept.
+      on_nonfinite: what to do about a step whose loss or gradient is not finite, or whose loss
+        leaps (`optimizer.spike`): its batch is saved in `bad_batches/`, and then the run stops, or
+        `skip`s the step, which changes nothing.
       batch_sharding: where batches go on a mesh (`Shardings.batch`).
+      sinks: take the rows of the metrics too.
+      profile: writes a trace of a few steps to `profile/`.
+      speed: operations of a step, and of the devices at best, for the progress line.
       title: what to call the run in its progress line.
       console: where progress is shown; default standard output.
 
@@ -92,101 +114,104 @@ def train(
       The last state and all metrics.
 
     Raises:
-      OSError: the workdir cannot be written or lacks the space for the checkpoints; before any
-        step.
-      ValueError: the workdir's checkpoint is of another run.
-      FloatingPointError: the loss is no longer finite; the step is named.
+      OSError: the workdir cannot be written, is in use, or lacks the space for the checkpoints,
+        before any step; or a checkpoint could not be written.
+      ValueError: the workdir's checkpoint is of another run, or `resume` forbids.
+      FloatingPointError: a step was not sound; it is named.
     """
+    first_process = jax.process_index() == 0
+    _evaluated(state, evaluate_average)  # an optimiser that keeps no average is told so now
+
     with contextlib.ExitStack() as stack:
-        checkpoints = stack.enter_context(_open_checkpoints(workdir, identity, state, keep))
-        if checkpoints and checkpoints.latest() is not None:
+        _check_space(workdir, state, keep + 1 + (2 if best else 0))
+        stack.enter_context(locked(workdir if first_process else None))
+        checkpoints = stack.enter_context(_open(workdir, "checkpoints", identity, keep))
+        best_one = stack.enter_context(_open(workdir if best else None, "best", identity, 1))
+        if checkpoints and _resumes(checkpoints, resume):
             state = checkpoints.restore(state, data)
         start = int(state.step)
-        log = stack.enter_context(MetricsLog(workdir and workdir / "metrics.jsonl", start))
-        progress = stack.enter_context(Progress(steps, start, title, console))
+        if best_one:
+            best_one.discard_after(start)
+        console = console if first_process else Console(quiet=True)
+        progress = stack.enter_context(Progress(steps, start, title, console, speed=speed))
+        log = stack.enter_context(_open_log(workdir, start, first_process))
+        sinks = stack.enter_context(opened(sinks if first_process else (), workdir, start))
+        watch = Watch(log, progress, sinks, on_nonfinite, workdir, count_skipped(state.opt_state))
+        profiler = stack.enter_context(Profiler(workdir if profile else None, first=start + 3))
         stop = stack.enter_context(StopSignals())
-        reader = _Reader(log, progress)
         if start:
             progress.note(f"resuming after step {start} of {steps}")
+        gave_up = best is not None and best.gives_up(log.rows)
 
         for number in range(start + 1, steps + 1):
+            if gave_up:
+                break
             batch = next(data)
+            profiler.before(number)
             # Nothing goes to the device in passing: the batch by name, the rest is there.
             with jax.transfer_guard("disallow"):
                 state, metrics = step(state, frozen, jax.device_put(batch, batch_sharding))
-            reader.push(number, metrics, count_tokens(batch))
+            watch.push(number, metrics, batch)
+            profiler.after(number, state)
             stopping = stop.received
 
             if evaluate and _due(number, evaluate_every, steps):
-                reader.flush()
-                values = evaluate(join(state.trainable, frozen))
-                log.write(number, {f"eval/{name}": value for name, value in values.items()})
-                progress.note(_sentence(number, values))
-                reader.restart()
-            if checkpoints and (stopping or _due(number, checkpoint_every, steps)):
-                reader.flush()
-                checkpoints.save(state, data)
-                reader.restart()
+                with watch.apart():
+                    values = evaluate(join(_evaluated(state, evaluate_average), frozen))
+                    watch.evaluation(number, values)
+                    if best and best_one and best.is_newest(log.rows):
+                        best_one.save(state, data)
+                    gave_up = best is not None and best.gives_up(log.rows)
+            if checkpoints and (stopping or gave_up or _due(number, checkpoint_every, steps)):
+                with watch.apart():
+                    log.sync()
+                    checkpoints.save(state, data)
             if stopping:
-                reader.flush()
+                watch.flush()
                 progress.note(_farewell(stopping.name, number, steps, checkpoints))
                 raise SystemExit(stop.exit_code)
-        reader.flush()
+        watch.flush()
+        if best and gave_up:
+            progress.note(f"stopped early, after step {state.step}: {best.reason()}")
     return Result(state, log.rows)
-
-
-def count_tokens(batch: PyTree) -> int:
-    """Counts the real tokens of a batch: those of its `mask`, or its rows if it has none."""
-    if isinstance(batch, Mapping) and "mask" in batch:
-        return int(np.sum(batch["mask"]))
-    return len(jax.tree.leaves(batch)[0])
-
-
-class _Reader:
-    """Reads metrics one step behind, so that the device never waits for the host."""
-
-    def __init__(self, log: MetricsLog, progress: Progress) -> None:
-        self._log, self._progress = log, progress
-        self._pending: tuple[int, Mapping[str, Any], int] | None = None
-        self.restart()
-
-    def push(self, step: int, metrics: Mapping[str, Any], tokens: int) -> None:
-        self.flush()
-        self._pending = step, metrics, tokens
-
-    def flush(self) -> None:
-        if self._pending is None:
-            return
-        (step, on_device, tokens), self._pending = self._pending, None
-        metrics = jax.device_get(on_device)
-        if not math.isfinite(metrics["loss"]):
-            raise FloatingPointError(
-                f"the loss is {metrics['loss']} at step {step} (grad_norm {metrics['grad_norm']}). "
-                f"Lower the learning rate, warm up for longer, or clip harder."
-            )
-        seconds = time.perf_counter() - self._since
-        self.restart()
-        self._progress.update(
-            step, self._log.write(step, {**metrics, "seconds": seconds, "tokens": tokens})
-        )
-
-    def restart(self) -> None:
-        """Starts the clock of the next step, after what is not a step."""
-        self._since = time.perf_counter()
 
 
 def _due(step: int, every: int, steps: int) -> bool:
     return step == steps or (every > 0 and step % every == 0)
 
 
-def _open_checkpoints(
-    workdir: Path | None, identity: Mapping[str, Any] | None, state: TrainState, keep: int
+def _check_space(workdir: Path | None, state: TrainState, checkpoints: int) -> None:
+    if workdir:
+        # A new checkpoint is renamed into place before the oldest is removed.
+        check_writable(workdir, checkpoints * sum(x.nbytes for x in jax.tree.leaves(state)))
+
+
+def _open(
+    workdir: Path | None, name: str, identity: Mapping[str, Any] | None, keep: int
 ) -> contextlib.AbstractContextManager[Checkpoints | None]:
     if workdir is None:
         return contextlib.nullcontext()
-    # The newest is renamed into place before the oldest is removed.
-    check_writable(workdir, needed=(keep + 1) * sum(x.nbytes for x in jax.tree.leaves(state)))
-    return Checkpoints(workdir / "checkpoints", identity or {}, keep=keep)
+    return Checkpoints(workdir / name, identity or {}, keep=keep)
+
+
+def _open_log(workdir: Path | None, start: int, write: bool) -> MetricsLog:
+    return MetricsLog(workdir and workdir / "metrics.jsonl", start, write=write)
+
+
+def _resumes(checkpoints: Checkpoints, resume: Resume) -> bool:
+    newest = checkpoints.latest()
+    if resume == "must" and newest is None:
+        raise ValueError(f"resume = 'must', and {checkpoints.directory} holds no checkpoint")
+    if resume == "never" and newest is not None:
+        raise ValueError(
+            f"resume = 'never', and {checkpoints.directory} holds a checkpoint of step {newest}: "
+            f"choose another workdir, or remove this one"
+        )
+    return newest is not None
+
+
+def _evaluated(state: TrainState, average: bool) -> PyTree:
+    return averaged(state.trainable, state.opt_state) if average else state.trainable
 
 
 def _farewell(signal: str, step: int, steps: int, checkpoints: Checkpoints | None) -> str:
@@ -195,8 +220,3 @@ def _farewell(signal: str, step: int, steps: int, checkpoints: Checkpoints | Non
         return f"{stopped} It has no workdir, so no checkpoint."
     checkpoints.wait()
     return f"{stopped} Saved in {checkpoints.directory}; the same command resumes from there."
-
-
-def _sentence(step: int, values: Mapping[str, float]) -> str:
-    named = [f"{name} {value:.4g}" for name, value in values.items()]
-    return " | ".join([f"step {step}", *named])

@@ -2,10 +2,14 @@
 
 {"step": 12, "loss": 0.71, "grad_norm": 1.2, "lr": 0.0009, "seconds": 0.11, "tokens": 2048}
 {"step": 20, "eval/accuracy": 0.83}
+{"step": 31, "loss": null, "grad_norm": null, ..., "skipped": 1}
+
+`skipped` counts the steps that were left out so far (`guard`), once there are any.
 """
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -21,17 +25,18 @@ class MetricsLog:
 
     rows: list[Row]
 
-    def __init__(self, path: Path | None = None, step: int = 0) -> None:
+    def __init__(self, path: Path | None = None, step: int = 0, *, write: bool = True) -> None:
         """Opens a log to go on after `step`.
 
         Args:
           path: the file; `None` keeps the rows in memory only.
           step: the step that the run resumes from. Later rows of an interrupted run, and a line
             torn by its end, are dropped, since those steps are made again.
+          write: False for a process that only reads what another one writes.
         """
         self.rows = [row for row in read_rows(path) if row["step"] <= step] if path else []
         self._file: IO[str] | None = None
-        if path:
+        if path and write:
             write_text(path, "".join(map(_line, self.rows)))
             self._file = path.open("a")
 
@@ -51,6 +56,11 @@ class MetricsLog:
             self._file.write(_line(row))
             self._file.flush()
         return row
+
+    def sync(self) -> None:
+        """Waits until all rows are on the disk, as before a checkpoint that goes on from them."""
+        if self._file:
+            os.fsync(self._file.fileno())
 
     def __enter__(self) -> "MetricsLog":
         return self

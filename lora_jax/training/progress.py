@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from rich.console import Console
@@ -16,8 +16,20 @@ from rich.table import Column
 SMOOTHING = 0.9  # weight of the past in the running mean of the time of a step
 
 
+class Speed(NamedTuple):
+    """Operations of floating-point numbers.
+
+    Attributes:
+      step: of one step's matrix products.
+      peak: a second, of all devices at best.
+    """
+
+    step: float
+    peak: float
+
+
 class Progress:
-    """Shows step, ETA, loss, learning rate, speed and memory while it is entered."""
+    """Shows step, ETA, loss, learning rate, gradient, speed and memory while it is entered."""
 
     def __init__(
         self,
@@ -26,6 +38,7 @@ class Progress:
         title: str = "",
         console: Console | None = None,
         every: float = 10.0,
+        speed: Speed | None = None,
     ) -> None:
         """Prepares the line.
 
@@ -35,9 +48,11 @@ class Progress:
           title: what to call the run.
           console: default standard output.
           every: seconds between two plain lines, where the console is no terminal.
+          speed: for the utilisation of the devices; `None` if nobody knows.
         """
         self.console = console or Console()
         self._total, self._title, self._every = total, title, every
+        self._speed = speed
         self._step_seconds = 0.0
         self._updates = 0
         self._printed_at = -float("inf")
@@ -55,14 +70,15 @@ class Progress:
 
         Args:
           step: number of updates made.
-          metrics: at least `loss`, `lr`, `seconds` (of this step) and `tokens` (in its batch).
+          metrics: at least `loss`, `lr`, `grad_norm`, `seconds` (of this step) and `tokens` (in its
+            batch).
         """
         seconds = metrics["seconds"]
         self._updates += 1
         # The first step of a process compiles, and says nothing about the speed of the others.
         past = seconds if self._updates <= 2 else self._step_seconds
         self._step_seconds = SMOOTHING * past + (1 - SMOOTHING) * seconds
-        text = describe(step, self._total, metrics, self._step_seconds)
+        text = describe(step, self._total, metrics, self._step_seconds, self._speed)
         text = f"{self._title} | {text}" if self._title else text
         if self._bar:
             self._bar.update(self._task, completed=step, description=text)
@@ -89,28 +105,40 @@ class Progress:
             self._bar.stop()
 
 
-def describe(step: int, total: int, metrics: Mapping[str, Any], step_seconds: float) -> str:
+def describe(
+    step: int,
+    total: int,
+    metrics: Mapping[str, Any],
+    step_seconds: float,
+    speed: Speed | None = None,
+) -> str:
     """Writes one line of progress.
 
     Args:
       step: number of updates made.
       total: last step of the run.
-      metrics: `loss`, `lr` and `tokens` of this step.
+      metrics: `loss`, `lr`, `grad_norm` and `tokens` of this step; and `skipped`, if there are any.
       step_seconds: typical time of a step.
+      speed: for the utilisation of the devices; `None` if nobody knows.
 
     Returns:
-      Such as `step 20/100 | ETA 0:00:08 | loss 0.7100 | lr 9.00e-04 | 20,480 tokens/s | 512 MiB`.
+      Such as `step 20/100 | ETA 0:00:08 | loss 0.7100 | lr 9.00e-04 | grad 1.20 | 20,480 tokens/s
+      | MFU 41% | 512 MiB`.
     """
-    return " | ".join(
-        (
-            f"step {step}/{total}",
-            f"ETA {clock((total - step) * step_seconds)}",
-            f"loss {metrics['loss']:.4f}",
-            f"lr {metrics['lr']:.2e}",
-            f"{metrics['tokens'] / step_seconds:,.0f} tokens/s",
-            f"{peak_memory() / 2**20:,.0f} MiB",
-        )
-    )
+    parts = [
+        f"step {step}/{total}",
+        f"ETA {clock((total - step) * step_seconds)}",
+        f"loss {_shown(metrics['loss'], '.4f')}",
+        f"lr {metrics['lr']:.2e}",
+        f"grad {_shown(metrics['grad_norm'], '.2f')}",
+        f"{metrics['tokens'] / step_seconds:,.0f} tokens/s",
+    ]
+    if speed:
+        parts.append(f"MFU {speed.step / step_seconds / speed.peak:.0%}")
+    parts.append(f"{peak_memory() / 2**20:,.0f} MiB")
+    if metrics.get("skipped"):
+        parts.append(f"{metrics['skipped']} left out")
+    return " | ".join(parts)
 
 
 def clock(seconds: float) -> str:
@@ -131,3 +159,7 @@ def peak_memory() -> int:
         return on_device["peak_bytes_in_use"]
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in KiB, on macOS in bytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "nan" if value is None else format(value, form)

@@ -8,7 +8,7 @@ weight.
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import optax
@@ -116,8 +116,9 @@ def step_shardings(
     trainable, frozen = split(placed, labels)
     moments = optax.tree.map_params(
         optimizer,
-        lambda x, where: x if isinstance(x, optax.MaskedNode) else where,
+        lambda x, array, where: _moment_sharding(x, array, where, everywhere),
         state.opt_state,
+        state.trainable,
         trainable,
         transform_non_params=lambda _: everywhere,
         is_leaf=lambda x: isinstance(x, optax.MaskedNode),
@@ -125,6 +126,15 @@ def step_shardings(
     batch = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
     where = jax.tree.map(lambda _: everywhere, state)
     return Shardings(where._replace(trainable=trainable, opt_state=moments), frozen, batch)
+
+
+def _moment_sharding(
+    moment: Any, array: Any, where: NamedSharding, everywhere: NamedSharding
+) -> Any:
+    if isinstance(moment, optax.MaskedNode):
+        return moment
+    # Adafactor keeps sums over rows and columns, which have other axes and are small.
+    return where if moment.shape == array.shape else everywhere
 
 
 def _fill_in(sizes: list[int], count: int) -> tuple[int, ...]:

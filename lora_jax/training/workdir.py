@@ -1,16 +1,20 @@
 """The directory of a run: writable, of this experiment only, its files never torn."""
 
+import contextlib
+import fcntl
 import json
 import os
+import platform
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from lora_jax.training.identity import Config, as_json, differences
 
 CONFIG = "config.json"
+LOCK = ".lock"
 
 
 def open_workdir(path: str | Path, config: Config, ignore: Sequence[str] = ()) -> Path:
@@ -41,6 +45,37 @@ def open_workdir(path: str | Path, config: Config, ignore: Sequence[str] = ()) -
     check_writable(directory)
     write_json(directory / CONFIG, config)
     return directory
+
+
+@contextlib.contextmanager
+def locked(directory: Path | None) -> Iterator[None]:
+    """Keeps other processes from training in a directory.
+
+    The kernel holds the lock and drops it with the process, however that ends: the file `.lock`
+    that stays behind locks nothing.
+
+    Args:
+      directory: of the run; `None` locks nothing.
+
+    Raises:
+      OSError: a process that is still alive trains there.
+    """
+    if directory is None:
+        yield
+        return
+    with (directory / LOCK).open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise OSError(
+                f"{directory} is in use by {file.read().strip() or 'another process'}. "
+                f"Wait for it, stop it, or choose another workdir."
+            ) from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+        yield
 
 
 def check_writable(directory: Path, needed: int = 0) -> None:

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from lora_jax.training.loop import count_tokens
 from lora_jax.training.metrics import read_rows
+from lora_jax.training.watch import count_tokens
 from tests.training import toy
 
 ROOT = Path(__file__).parent.parent.parent

@@ -5,17 +5,28 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from lora_jax.training.progress import Progress, describe, peak_memory
+from lora_jax.training.progress import Progress, Speed, describe, peak_memory
 
-METRICS = {"loss": 0.71, "lr": 9e-4, "tokens": 2048}
+METRICS = {"loss": 0.71, "lr": 9e-4, "grad_norm": 1.234, "tokens": 2048}
 
 
-def test_a_line_tells_step_eta_loss_rate_speed_and_memory():
+def test_a_line_tells_step_eta_loss_rate_gradient_speed_and_memory():
     line = describe(20, 100, METRICS, step_seconds=0.1)
     assert line.startswith(
-        "step 20/100 | ETA 0:00:08 | loss 0.7100 | lr 9.00e-04 | 20,480 tokens/s | "
+        "step 20/100 | ETA 0:00:08 | loss 0.7100 | lr 9.00e-04 | grad 1.23 | 20,480 tokens/s | "
     )
     assert line.endswith(" MiB")
+
+
+def test_a_line_tells_how_much_of_the_peak_is_used():
+    line = describe(20, 100, METRICS, step_seconds=0.5, speed=Speed(step=4e12, peak=20e12))
+    assert "tokens/s | MFU 40% | " in line
+
+
+def test_a_step_that_was_left_out_is_told():
+    line = describe(3, 9, {**METRICS, "loss": None, "grad_norm": None, "skipped": 2}, 0.5)
+    assert "loss nan | lr 9.00e-04 | grad nan" in line
+    assert line.endswith(" MiB | 2 left out")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak that Linux keeps")
