@@ -1,17 +1,21 @@
-"""Tasks: labelled texts, turned into tokens and batches."""
+"""Tasks: labelled texts and questions with answers, turned into tokens and batches."""
 
-from lora_jax.data.docstrings import docstrings
 from lora_jax.data.encode import Examples, encode
-from lora_jax.data.glue import glue
 from lora_jax.data.loader import count, evaluation_batches, training_batches
 from lora_jax.data.packing import bucket, efficiency, pack, pad
-from lora_jax.data.registry import load_task
+from lora_jax.data.registry import is_text_task, load_task, load_text_task
 from lora_jax.data.task import Record, Task
+from lora_jax.data.tasks.docstrings import docstrings
+from lora_jax.data.tasks.glue import glue
+from lora_jax.data.text_task import TextRecord, TextTask, Turn
 
 __all__ = [
     "Examples",
     "Record",
     "Task",
+    "TextRecord",
+    "TextTask",
+    "Turn",
     "bucket",
     "count",
     "docstrings",
@@ -19,7 +23,9 @@ __all__ = [
     "encode",
     "evaluation_batches",
     "glue",
+    "is_text_task",
     "load_task",
+    "load_text_task",
     "pack",
     "pad",
     "training_batches",

@@ -2,29 +2,55 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lora_jax.data.docstrings import docstrings
-from lora_jax.data.glue import TASKS as GLUE
-from lora_jax.data.glue import glue
+from lora_jax.data.names import known
 from lora_jax.data.task import Task
+from lora_jax.data.tasks.cocohd import PARTS as COCOHD
+from lora_jax.data.tasks.cocohd import cocohd
+from lora_jax.data.tasks.docstrings import docstrings
+from lora_jax.data.tasks.e2e_nlg import e2e_nlg
+from lora_jax.data.tasks.glue import TASKS as GLUE
+from lora_jax.data.tasks.glue import glue
+from lora_jax.data.tasks.gsm8k import gsm8k
+from lora_jax.data.tasks.medmcqa import medmcqa
+from lora_jax.data.tasks.sroie import sroie
+from lora_jax.data.text_task import TextTask
 
-MAKERS: Mapping[str, Callable[..., Task]] = {
+TASKS: Mapping[str, Callable[..., Task]] = {
     "docstrings": docstrings,
+    **{name: functools.partial(cocohd, name) for name in COCOHD},
     **{name: functools.partial(glue, name) for name in GLUE},
 }
+"""Makers of the tasks of labelled texts."""
+
+TEXT_TASKS: Mapping[str, Callable[..., TextTask]] = {
+    "e2e_nlg": e2e_nlg,
+    "gsm8k": gsm8k,
+    "medmcqa": medmcqa,
+    "sroie": sroie,
+}
+"""Makers of the tasks of answering texts with texts."""
+
+
+def is_text_task(name: str) -> bool:
+    """Says whether a task is one of `load_text_task`.
+
+    Raises:
+      ValueError: there is no such task; the nearest is named.
+    """
+    return known(name, {**TASKS, **TEXT_TASKS}, "task") in TEXT_TASKS
 
 
 def load_task(name: str, options: Mapping[str, Any] | None = None) -> Task:
-    """Makes the task of a config.
+    """Makes a task of labelled texts from its config.
 
     Args:
-      name: "docstrings", or a task of GLUE.
-      options: arguments of `docstrings` or `glue`.
+      name: a key of `TASKS`.
+      options: arguments of its maker.
 
     Returns:
       The task.
@@ -32,16 +58,30 @@ def load_task(name: str, options: Mapping[str, Any] | None = None) -> Task:
     Raises:
       ValueError: an unknown task or option; the nearest is named.
     """
-    make = MAKERS[_known(name, MAKERS, "task")]
+    if is_text_task(name):
+        raise ValueError(f"task {name!r} answers texts with texts: it has no labels to predict")
+    return _make(TASKS[name], name, options)
+
+
+def load_text_task(name: str, options: Mapping[str, Any] | None = None) -> TextTask:
+    """Makes a task of answering texts with texts from its config.
+
+    Args:
+      name: a key of `TEXT_TASKS`.
+      options: arguments of its maker.
+
+    Returns:
+      The task.
+
+    Raises:
+      ValueError: an unknown task or option; the nearest is named.
+    """
+    if not is_text_task(name):
+        raise ValueError(f"task {name!r} has labels to predict, and no answers in words")
+    return _make(TEXT_TASKS[name], name, options)
+
+
+def _make(maker: Callable[..., Any], name: str, options: Mapping[str, Any] | None) -> Any:
     for option in options or {}:
-        _known(option, inspect.signature(make).parameters, f"option of task {name!r}")
-    return make(**(options or {}))
-
-
-def _known(name: str, choices: Mapping[str, Any], what: str) -> str:
-    if name not in choices:
-        nearest = difflib.get_close_matches(name, choices, n=1, cutoff=0.0)[0]
-        raise ValueError(
-            f"unknown {what} {name!r}; nearest: {nearest!r}; known: {', '.join(choices)}"
-        )
-    return name
+        known(option, inspect.signature(maker).parameters, f"option of task {name!r}")
+    return maker(**(options or {}))

@@ -29,6 +29,7 @@ class Task(NamedTuple):
       train: examples to train on.
       test: examples to test on, none of which is in `train`.
       metric: key of `evaluation.METRICS`.
+      validation: examples to choose between runs by; none where the source has none.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Task(NamedTuple):
     train: tuple[Record, ...]
     test: tuple[Record, ...]
     metric: str
+    validation: tuple[Record, ...] = ()
 
     @property
     def outputs(self) -> int:

@@ -1,9 +1,10 @@
-"""Where the files of a pretrained model are: a directory, the local cache, or the hub."""
+"""Where the files of a model or a data set are: a directory, the local cache, or the hub."""
 
 import contextlib
 import difflib
 import json
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,50 @@ def _snapshot(name: str, revision: str | None) -> Path:
             f"no directory {name!r} here, {name!r} is not in the local cache of the Hugging Face "
             "hub, and the hub cannot be reached; download the model where there is a network "
             f"(`hf download {name}`) and give the path of its directory"
+        ) from error
+
+
+def find_dataset(
+    name: str, files: Mapping[str, Sequence[str]], *, revision: str | None = None
+) -> Path:
+    """Finds the directory that holds the files of a data set of the Hugging Face hub.
+
+    Args:
+        name: of its repository.
+        files: split -> patterns of the split's files, one of which must match.
+        revision: branch, tag or commit.
+
+    Returns:
+        A directory: the local cache if every split is there, and else what was downloaded.
+
+    Raises:
+        FileNotFoundError: the hub cannot be reached, or has no such repository.
+    """
+
+    def snapshot(*, offline: bool) -> Path:
+        patterns = [pattern for several in files.values() for pattern in several]
+        return Path(
+            huggingface_hub.snapshot_download(
+                name,
+                repo_type="dataset",
+                revision=revision,
+                allow_patterns=patterns,
+                local_files_only=offline,
+            )
+        )
+
+    with contextlib.suppress(errors.LocalEntryNotFoundError):
+        cached = snapshot(offline=True)
+        if all(any(any(cached.glob(p)) for p in several) for several in files.values()):
+            return cached
+    try:
+        return snapshot(offline=False)
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+        raise FileNotFoundError("no such repository that you may read") from error
+    except (OSError, errors.LocalEntryNotFoundError) as error:
+        raise FileNotFoundError(
+            f"not in the local cache, and the hub cannot be reached; where there is a network: "
+            f"`hf download --repo-type dataset {name}`"
         ) from error
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lora_jax.data import docstrings
-from lora_jax.data.docstrings import TOPICS, read_docstrings
+from lora_jax.data.tasks.docstrings import TOPICS, read_docstrings
 
 
 @pytest.fixture(scope="module")

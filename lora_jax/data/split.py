@@ -1,0 +1,45 @@
+"""Sides for sets that come without: by a hash of what names a record, or by a published seed."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
+
+Item = TypeVar("Item")
+
+
+def in_test(name: str, share: float) -> bool:
+    """Says whether a record belongs to the test set, which depends on its name alone.
+
+    A record stays on its side whatever else is there, and in whatever order.
+
+    Args:
+      name: names the record, and nothing else.
+      share: of the records that are for testing, in [0, 1].
+
+    >>> sum(in_test(str(i), 0.25) for i in range(1000))
+    255
+    """
+    return int(hashlib.sha256(name.encode()).hexdigest(), 16) % 1000 < 1000 * share
+
+
+def shuffled_split(
+    records: Sequence[Item], share: float, seed: int
+) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
+    """Splits records as scikit-learn's `train_test_split(test_size=share, random_state=seed)` does.
+
+    Args:
+      records: in the order of their file.
+      share: of the records that are for testing, in (0, 1); rounded up.
+      seed: of the permutation.
+
+    Returns:
+      Those to train on, and those to test on.
+    """
+    order = np.random.RandomState(seed).permutation(len(records))
+    test = math.ceil(share * len(records))
+    return tuple(records[i] for i in order[test:]), tuple(records[i] for i in order[:test])
