@@ -13,26 +13,31 @@ from lora_jax.hub.peft_modules import EXPERTS, Layout, Module
 # What the fields are in a config that says nothing of them.
 DEFAULTS: dict[str, Any] = {
     "ADALORA": {"init_r": 12, "lora_alpha": 8},
+    "BEFT": {},
+    "GRALORA": {"r": 32, "alpha": 64},
+    "HIRA": {"r": 32},
     "IA3": {},
+    "LN_TUNING": {},
     "LOHA": {"r": 8, "alpha": 8},
     "LOKR": {"r": 8, "alpha": 8},
     "LORA": {"r": 8, "lora_alpha": 8},
+    "MISS": {"r": 64},
     "VERA": {"r": 256},
 }
 
-# Variants of LoRA that change what the tensors mean.
-_VARIANTS = (
-    "alora_invocation_tokens",
-    "arrow_config",
-    "kasa_config",
-    "layer_replication",
-    "lora_bias",
-    "megatron_config",
-    "monteclora_config",
-    "use_bdlora",
-    "use_qalora",
-    "velora_config",
-)
+# Variants of LoRA that change what the tensors mean, and what they do.
+_VARIANTS = {
+    "alora_invocation_tokens": "aLoRA, which adapts only the tokens from an invocation on",
+    "arrow_config": "Arrow, which chooses among adapters for each token",
+    "kasa_config": "KaSA, which weighs singular values",
+    "layer_replication": "layers that are used more than once",
+    "lora_bias": "a bias beside B",
+    "megatron_config": "layers of Megatron",
+    "monteclora_config": "MonteCLoRA, which samples factors",
+    "use_bdlora": "BD-LoRA, whose factors are block-diagonal",
+    "use_qalora": "QALoRA, which pools inputs",
+    "velora_config": "VeLoRA, which compresses activations",
+}
 
 
 class Targets(NamedTuple):
@@ -161,18 +166,22 @@ def check_config(fields: Mapping[str, Any], where: Any) -> str:
         raise ValueError(
             f"{where} has peft_type {kind!r}; supported: {', '.join(sorted(DEFAULTS))}"
         )
-    if kind == "ADALORA" and fields.get("rank_pattern"):
+    if kind == "MISS" and fields.get("init_weights") == "bat":
         raise ValueError(
-            f"{where} has a rank_pattern: the ranks that AdaLoRA took away are cut out of this "
-            "file; save it before, where they are zeros"
+            f"{where} says init_weights='bat': that form of MiSS multiplies with W, and is not "
+            "supported; its default and its 'mini' form are"
         )
     if kind == "VERA" and not fields.get("save_projection", True):
         raise ValueError(
             f"{where} says save_projection=false: the projections would have to be drawn with "
             "torch; save it with them"
         )
-    if variants := [name for name in _VARIANTS if fields.get(name)]:
-        raise ValueError(f"{where} asks for {variants[0]}, a variant that is not supported")
+    for name, meaning in _VARIANTS.items():
+        if fields.get(name):
+            raise ValueError(
+                f"{where} asks for {name}, that is {meaning}: a variant of LoRA that is not "
+                "supported"
+            )
     return str(kind)
 
 
@@ -193,6 +202,8 @@ def scale_of(fields: Mapping[str, Any], name: str, rank: int) -> float:
     if fields["peft_type"] == "ADALORA":
         return float(default) / (rank + 1e-5)
     alpha = float(_by_pattern(fields.get("alpha_pattern"), name, default))
+    if fields["peft_type"] == "GRALORA":
+        rank += int(fields.get("hybrid_r") or 0)
     return alpha / (math.sqrt(rank) if fields.get("use_rslora") else rank)
 
 

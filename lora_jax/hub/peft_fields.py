@@ -49,18 +49,22 @@ def make_fields(
         "modules_to_save": saved.modules or None,
         "inference_mode": True,
     }
-    if saved.bias != "none" and peft_type not in ("LORA", "ADALORA"):
-        raise ValueError(f"PEFT trains biases beside LoRA and AdaLoRA, but this is {peft_type}")
+    if saved.bias != "none" and peft_type not in _WITH_BIASES:
+        raise ValueError(
+            f"PEFT trains biases beside {', '.join(_WITH_BIASES)}, but this is {peft_type}"
+        )
+    if peft_type == "LN_TUNING":
+        return common
     if peft_type == "IA3":
         return common | _ia3(layout, methods, adapters)
-    make = {"LORA": _lora, "ADALORA": _adalora, "VERA": _vera}.get(peft_type, _lycoris)
-    return common | make(layout, methods, adapters, targets) | _of_lora(peft_type, saved, tied)
+    fields = common | _MAKERS[peft_type](layout, methods, adapters, targets)
+    if peft_type in _WITH_BIASES:
+        fields["bias"] = saved.bias.replace("lora", _WITH_BIASES[peft_type])
+    return fields | ({"ensure_weight_tying": tied} if peft_type == "LORA" else {})
 
 
-def _of_lora(peft_type: str, saved: Saved, tied: bool) -> Fields:
-    if peft_type == "LORA":
-        return {"bias": saved.bias, "ensure_weight_tying": tied}
-    return {"bias": saved.bias} if peft_type == "ADALORA" else {}
+# Methods beside which PEFT trains biases, as it spells them in the mode "…_only".
+_WITH_BIASES = {"LORA": "lora", "ADALORA": "lora", "MISS": "MiSS", "GRALORA": "gralora"}
 
 
 def _lora(
@@ -91,7 +95,6 @@ def _adalora(
         "init_r": fields["r"],
         "target_r": fields["r"],
         "lora_alpha": fields["lora_alpha"],
-        "rank_pattern": None,
         # PEFT asks for a schedule even where nothing is left to schedule.
         "total_step": 1,
         "layers_to_transform": targets.layers,
@@ -104,11 +107,8 @@ def _adalora(
 def _vera(
     layout: Layout, methods: Mapping[Module, Any], adapters: Adapters, targets: Targets
 ) -> Fields:
-    fields = _ranks(layout, adapters, "alpha", lambda rank: rank)
-    if fields["rank_pattern"]:
-        raise ValueError("PEFT's VeRA has one rank for all modules")
     return {
-        "r": fields["r"],
+        "r": _one_rank("VeRA", layout, adapters),
         "d_initial": _usual(methods, "d_initial"),
         "vera_dropout": _usual(methods, "dropout"),
         "projection_prng_key": _usual(methods, "seed"),
@@ -123,13 +123,63 @@ def _lycoris(
     layout: Layout, methods: Mapping[Module, Any], adapters: Adapters, targets: Targets
 ) -> Fields:
     fields = _ranks(layout, adapters, "alpha", lambda rank: rank)
-    fields |= {"layers_to_transform": targets.layers, "init_weights": True}
-    if hasattr(next(iter(methods.values())), "decompose_both"):
-        for ours, theirs in (("decompose_both", "decompose_both"), ("factor", "decompose_factor")):
-            if len({getattr(method, ours) for method in methods.values()}) > 1:
-                raise ValueError(f"PEFT's LoKr has one {theirs} for all modules")
-            fields[theirs] = _usual(methods, ours)
-    return fields
+    return fields | {"layers_to_transform": targets.layers, "init_weights": True}
+
+
+def _lokr(
+    layout: Layout, methods: Mapping[Module, Any], adapters: Adapters, targets: Targets
+) -> Fields:
+    return _lycoris(layout, methods, adapters, targets) | {
+        "decompose_both": _only("LoKr", methods, "decompose_both"),
+        "decompose_factor": _only("LoKr", methods, "factor"),
+    }
+
+
+def _hira(
+    layout: Layout, methods: Mapping[Module, Any], adapters: Adapters, targets: Targets
+) -> Fields:
+    return {
+        "r": _one_rank("HiRA", layout, adapters),
+        "layers_to_transform": targets.layers,
+        "fan_in_fan_out": _fan_in_first(adapters),
+        "hira_dropout": _usual(methods, "dropout"),
+        "init_weights": True,
+    }
+
+
+def _beft(
+    layout: Layout, methods: Mapping[Module, Any], adapters: Adapters, targets: Targets
+) -> Fields:
+    del layout, methods, adapters, targets
+    return {"init_weights": True}
+
+
+def _miss(
+    layout: Layout, methods: Mapping[Module, Any], adapters: Adapters, targets: Targets
+) -> Fields:
+    mini = _only("MiSS", methods, "mini")
+    return {
+        "r": _one_rank("MiSS", layout, adapters),
+        "mini_r": mini or 1,
+        "init_weights": "mini" if mini else True,
+        "layers_to_transform": targets.layers,
+        "miss_dropout": _usual(methods, "dropout"),
+    }
+
+
+def _gralora(
+    layout: Layout, methods: Mapping[Module, Any], adapters: Adapters, targets: Targets
+) -> Fields:
+    return {
+        "r": _one_rank("GraLoRA", layout, adapters),
+        "alpha": plain_number(_only("GraLoRA", methods, "alpha")),
+        "gralora_k": _only("GraLoRA", methods, "k"),
+        "hybrid_r": _only("GraLoRA", methods, "hybrid"),
+        "layers_to_transform": targets.layers,
+        "fan_in_fan_out": _fan_in_first(adapters),
+        "gralora_dropout": _usual(methods, "dropout"),
+        "init_weights": True,
+    }
 
 
 def _ia3(layout: Layout, methods: Mapping[Module, Any], adapters: Adapters) -> Fields:
@@ -143,6 +193,19 @@ def _ia3(layout: Layout, methods: Mapping[Module, Any], adapters: Adapters) -> F
         "fan_in_fan_out": _fan_in_first(adapters),
         "init_ia3_weights": True,
     }
+
+
+_MAKERS = {
+    "LORA": _lora,
+    "ADALORA": _adalora,
+    "VERA": _vera,
+    "LOHA": _lycoris,
+    "LOKR": _lokr,
+    "HIRA": _hira,
+    "MISS": _miss,
+    "GRALORA": _gralora,
+    "BEFT": _beft,
+}
 
 
 def _ranks(
@@ -166,6 +229,28 @@ def _ranks(
         "rank_pattern": rank_pattern,
         "alpha_pattern": alpha_pattern,
     }
+
+
+def _one_rank(name: str, layout: Layout, adapters: Adapters) -> int:
+    fields = _ranks(layout, adapters, "alpha", lambda rank: rank)
+    if fields["rank_pattern"]:
+        other, rank = next(iter(fields["rank_pattern"].items()))
+        raise ValueError(
+            f"PEFT's {name} has one rank for all modules, but {other} has {rank} and others "
+            f"{fields['r']} (a fused module has the sum of its parts')"
+        )
+    return int(fields["r"])
+
+
+def _only(name: str, methods: Mapping[Module, Any], field: str) -> Any:
+    """The value of a field of which PEFT's method has one for all modules."""
+    values = {getattr(method, field) for method in methods.values()}
+    if len(values) > 1:
+        found = " and ".join(sorted(map(str, values)))
+        raise ValueError(
+            f"PEFT's {name} has one {field} for all modules, but this lift has {found}"
+        )
+    return values.pop()
 
 
 def _usual(methods: Mapping[Module, Any], name: str) -> Any:

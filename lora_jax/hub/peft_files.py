@@ -27,8 +27,8 @@ _KINDS = {ours: stored for stored, ours in DTYPES.items()}
 # What PEFT's arrays are called; files of early versions hold the name of the adapter after it.
 ARRAYS = (
     "lora_embedding_[AB]|lora_[ABE]|lora_magnitude_vector|ia3_l|vera_lambda_[bd]|hada_w[12]_[ab]|"
-    "hada_t[12]|lokr_w[12](?:_[ab])?|lokr_t2|trainable_tokens_delta|miss_block|hira_[AB]|"
-    "gralora_[AB]"
+    "hada_t[12]|lokr_w[12](?:_[ab])?|lokr_t2|trainable_tokens_delta|miss_block|"
+    "hira_(?:embedding_)?[AB]|gralora_[AB](?:_general)?|beft_bias"
 )
 _ARRAY_KEY = re.compile(rf"(.+?)\.({ARRAYS})(?:\.(?!weight$)[^.]+)?(?:\.weight)?")
 
@@ -71,11 +71,14 @@ def parse_key(key: str) -> Key:
     Key(module='h.0.attn.c_attn', array='lora_A', parameter='')
     >>> parse_key("base_model.model.classifier.modules_to_save.default.bias")
     Key(module='classifier', array=None, parameter='bias')
+    >>> parse_key("base_model.model.norm.ln_tuning_layers.weight")
+    Key(module='norm', array=None, parameter='weight')
     """
     name = key.removeprefix(PREFIX)
     if match := _ARRAY_KEY.fullmatch(name):
         return Key(match[1], match[2], "")
     name = re.sub(r"\.modules_to_save\.[^.]+\.|\.base_layer\.", ".", name)
+    name = re.sub(r"\.ln_tuning_layers(?:\.[^.]+)?\.([^.]+)$", r".\1", name)
     module, _, parameter = name.rpartition(".")
     return Key(module, None, parameter)
 
@@ -99,7 +102,7 @@ def read_adapter(directory: str | Path) -> Found:
     fields = read_json(directory / CONFIG)
     try:
         with safe_open(file, framework="numpy") as opened:
-            tensors = {key: opened.get_slice(key)[:] for key in opened.keys()}  # noqa: SIM118
+            tensors = {key: _whole(opened.get_slice(key)) for key in opened.keys()}  # noqa: SIM118
             metadata = opened.metadata() or {}
     except SafetensorError as error:
         raise ValueError(
@@ -107,7 +110,28 @@ def read_adapter(directory: str | Path) -> Found:
         ) from error
     if not tensors:
         raise ValueError(f"{file} holds no tensors")
-    return Found(fields, tensors, _remarks(metadata), file)
+    return Found(fields, _without_copies(tensors), _remarks(metadata), file)
+
+
+def _without_copies(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Leaves out what PEFT saves of a trained module a second time where it also saves all biases.
+
+    Under the names of its wrapper these are the base's bias, and once more the trained one.
+    """
+    wrapped = re.compile(r"\.(?:original_module|modules_to_save(?:\.[^.]+)?)\.((?:.+\.)?bias)$")
+    return {
+        key: tensor
+        for key, tensor in tensors.items()
+        if not (wrapped.search(key) and wrapped.sub(r".\1", key) in tensors)
+    }
+
+
+def _whole(stored: Any) -> np.ndarray:
+    """All of a tensor; safetensors refuses to slice one without entries."""
+    shape = stored.get_shape()
+    if 0 in shape:
+        return np.zeros(shape, DTYPES[stored.get_dtype()])
+    return np.asarray(stored[:])
 
 
 def _remarks(metadata: Mapping[str, str]) -> dict[str, Any]:

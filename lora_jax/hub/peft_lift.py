@@ -9,15 +9,15 @@ from typing import Any
 import jax.numpy as jnp
 
 from lora_jax.hub.names import Names
-from lora_jax.hub.peft_config import check_config
-from lora_jax.hub.peft_files import CONFIG, Found, read_adapter
-from lora_jax.hub.peft_load import find_meanings, load_peft, rank_and_scale
+from lora_jax.hub.peft_alone import is_norm
+from lora_jax.hub.peft_files import Found
+from lora_jax.hub.peft_load import find_meanings, load_peft, open_adapter, rank_and_scale
 from lora_jax.hub.peft_modules import Base, Layout, Module, find_layout
 from lora_jax.hub.peft_save import SHARED
-from lora_jax.hub.peft_sites import form_of_type
+from lora_jax.hub.peft_sites import LN_TUNING, form_of_type
 from lora_jax.hub.peft_tokens import ROWS, ids_of
 from lora_jax.lifting import Lifted, Method, Weight, lift_weights
-from lora_jax.methods import Full, TokenRows
+from lora_jax.methods import Full, LayerNormTuning, TokenRows
 
 
 def lift_peft(
@@ -84,8 +84,7 @@ def load_peft_config(
         FileNotFoundError: a file is not there.
         ValueError: a file is broken, or is not for this model.
     """
-    stored = read_adapter(directory)
-    check_config(stored.fields, stored.file.parent / CONFIG)
+    stored = open_adapter(directory)
     shapes = Base(params).shapes
     task_type = stored.fields.get("task_type")
     layout = find_layout(function, shapes, config=config, names=names, task_type=task_type)
@@ -99,9 +98,12 @@ def load_peft_config(
         for row in module.rows.values():
             if method := _method(stored, module, row.path, keys):
                 methods[row.path] = method
+    norms = stored.fields["peft_type"] == LN_TUNING
     for module in whole:
         if module not in adapted:
-            methods |= {row.path: Full() for row in module.rows.values()}
+            tuned = norms and is_norm(module, layout)
+            method = LayerNormTuning() if tuned else Full()
+            methods |= {row.path: method for row in module.rows.values()}
     return methods
 
 

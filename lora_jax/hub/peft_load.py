@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lora_jax.hub.names import Names
+from lora_jax.hub.peft_adalora import restore_ranks
+from lora_jax.hub.peft_alone import BEFT
 from lora_jax.hub.peft_config import check_config, rank_of, scale_of
 from lora_jax.hub.peft_files import CONFIG, PREFIX, Found, parse_key, read_adapter
 from lora_jax.hub.peft_form import Adapter
@@ -58,8 +60,7 @@ def load_peft(
         ValueError: a file is broken, or does not fit the lift; the error counts the tensors that
             match and names those that are missing and unexpected.
     """
-    stored = read_adapter(directory)
-    check_config(stored.fields, stored.file.parent / CONFIG)
+    stored = open_adapter(directory)
     base = None if params is None else Base(params)
     shapes = {} if base is None else base.shapes
     shapes |= {site.path: site.shape for site in lifted.sites}
@@ -71,10 +72,9 @@ def load_peft(
         task_type=stored.fields.get("task_type"),
     )
     sites = sort_sites(lifted, layout)
-    if stored.fields["peft_type"] != sites.form.peft_type:
+    if stored.fields["peft_type"] != sites.peft_type:
         raise ValueError(
-            f"{stored.file} holds {stored.fields['peft_type']}, but the lift is "
-            f"{sites.form.peft_type}"
+            f"{stored.file} holds {stored.fields['peft_type']}, but the lift is {sites.peft_type}"
         )
     _check_base(stored, params, base)
     keys = _match(stored, layout, sites, base)
@@ -88,6 +88,13 @@ def load_peft(
         site.path: {name: jnp.asarray(array) for name, array in factors[site.path].items()}
         for site in lifted.sites
     }
+
+
+def open_adapter(directory: str | Path) -> Found:
+    """Reads an adapter, checks that we know what it means, and undoes what PEFT cut out of it."""
+    stored = read_adapter(directory)
+    check_config(stored.fields, stored.file.parent / CONFIG)
+    return restore_ranks(stored)
 
 
 def _check_base(stored: Found, params: Any, base: Base | None) -> None:
@@ -104,27 +111,34 @@ def _read_parts(
     stored: Found, sites: Sorted, keys: Mapping[Any, str]
 ) -> dict[str, dict[str, np.ndarray]]:
     factors: dict[str, dict[str, np.ndarray]] = {}
+    form = sites.form
+    if form is None:
+        return factors
     for module, parts in sites.parts.items():
         adapters: dict[str, Adapter] = {}
-        names = sites.form.names(module, parts)
+        names = form.names(module, parts)
         for place in module.places:
             if (module, place, names[0]) not in keys:
                 continue
             found = {bare: keys[module, place, bare] for bare in names}
             rank, scale = rank_and_scale(stored, module, found[names[0]])
-            for bare, shape in sites.form.shapes(module, parts, rank).items():
+            for bare, shape in form.shapes(module, parts, rank).items():
                 _check_shape(stored, found[bare], shape)
             tensors = {bare: stored.tensors[key] for bare, key in found.items()}
             tensors |= {bare: stored.tensors[key] for bare, key in SHARED.items() if key in keys}
             adapters[module.at(place)] = Adapter(tensors, rank, scale)
-        factors |= sites.form.read(module, parts, adapters)
+        factors |= form.read(module, parts, adapters)
     return factors
 
 
 def rank_and_scale(stored: Found, module: Module, key: str) -> tuple[int, float]:
     """What the config says of the module of a key, as the file itself calls it."""
-    name = pattern_name(module, parse_key(key).module.replace(".base_layer", ""))
+    parsed = parse_key(key)
+    name = pattern_name(module, parsed.module.replace(".base_layer", ""))
     rank = rank_of(stored.fields, name)
+    if stored.fields["peft_type"] == "HIRA":
+        # PEFT makes the layers of HiRA with `r`, whatever its rank_pattern says.
+        rank = stored.tensors[key].shape[0 if str(parsed.array).endswith("A") else 1]
     return rank, scale_of(stored.fields, name, rank)
 
 
@@ -150,10 +164,10 @@ def _match(stored: Found, layout: Layout, sites: Sorted, base: Base | None) -> d
         inner = wrappers(module, list(sites.parts))
         for i, place in enumerate(module.places):
             if any(part.ranks[i] for part in parts):
-                for bare in sites.form.names(module, parts):
+                for bare in sites.form.names(module, parts) if sites.form else ():
                     name = module.at(place) + inner
-                    wanted[module, place, bare] = key_of(name, bare, sites.form.peft_type)
-    if sites.form.peft_type == "VERA":
+                    wanted[module, place, bare] = key_of(name, bare, sites.peft_type)
+    if sites.peft_type == "VERA":
         wanted |= {key: key for key in SHARED.values()}
     owners = [owner for site in sites.whole if (owner := layout.owner(site.path)) is not None]
     for module, _ in owners:
@@ -205,7 +219,8 @@ def _meaning(key: str, stored: Found, layout: Layout) -> Any:
             return ("tied", parsed.parameter)
         found = layout.find(parsed.module, parsed.parameter)
         return key if found is None else whole_key(*found)
-    found = layout.find(table_of(parsed.module), "weight") or _experts(
+    parameter = "bias" if parsed.array in BEFT.theirs.values() else "weight"
+    found = layout.find(table_of(parsed.module), parameter) or _experts(
         parsed.module, stored, layout
     )
     if found is None and parsed.module == layout.tied:

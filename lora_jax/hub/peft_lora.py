@@ -1,4 +1,4 @@
-"""LoRA's and DoRA's factors as PEFT holds them: B·A of one module, fused weights as one.
+"""Pairs of factors as PEFT holds them, B·A of one module, fused weights as one: LoRA, DoRA, HiRA.
 
 The weight of a fused module (GPT-2's `c_attn`, the gate and up projections of experts) is one
 matrix, so its adapter is one pair too. For parts that have adapters of their own,
@@ -20,25 +20,24 @@ import numpy as np
 from lora_jax.hub.peft_form import Adapter, Part, check_axes, raise_without_form
 from lora_jax.hub.peft_modules import EXPERTS, TABLE, WINDOW, Module
 from lora_jax.lifting import Method
-from lora_jax.methods import DoRA, LoRA
+from lora_jax.methods import DoRA, HiRA, LoRA
 
 _MAGNITUDE = "lora_magnitude_vector"
-_PAIR = ("lora_A", "lora_B")
-_TABLE_PAIR = ("lora_embedding_A", "lora_embedding_B")
 
 
 class LoRAForm:
     """PEFT's form of LoRA and DoRA."""
 
     peft_type = "LORA"
-    fused = True
+    stem = "lora"
 
     def check(self, module: Module, parts: Sequence[Part]) -> None:
         """Checks that PEFT has a place for the adapters of these sites."""
         for part in parts:
             check_axes(module, part)
-            if module.kind == EXPERTS and isinstance(part.site.method, DoRA):
-                raise_without_form("DoRA", module, part, "experts have LoRA alone")
+            if module.kind == EXPERTS and isinstance(part.site.method, DoRA | HiRA):
+                name = type(part.site.method).__name__
+                raise_without_form(name, module, part, "experts have LoRA alone")
         if len({isinstance(part.site.method, DoRA) for part in parts}) > 1:
             raise ValueError(
                 f"{module.name} is one module in PEFT: adapt its parts all by LoRA or all by DoRA"
@@ -46,8 +45,12 @@ class LoRAForm:
 
     def names(self, module: Module, parts: Sequence[Part]) -> list[str]:
         """The arrays of a module's adapter."""
-        pair = _TABLE_PAIR if module.kind == TABLE else _PAIR
+        pair = self._pair(module)
         return [*pair, _MAGNITUDE] if isinstance(parts[0].site.method, DoRA) else [*pair]
+
+    def _pair(self, module: Module) -> tuple[str, str]:
+        stem = f"{self.stem}_embedding" if module.kind == TABLE else self.stem
+        return f"{stem}_A", f"{stem}_B"
 
     def shapes(
         self, module: Module, parts: Sequence[Part], rank: int
@@ -57,7 +60,8 @@ class LoRAForm:
         experts, ins = (front[:1], front[1:]) if module.kind == EXPERTS else ([], front)
         a = np.empty((*experts, *ins, rank), "?")
         b = np.empty((*experts, rank, size * module.parts), "?")
-        shapes = {name: tensor.shape for name, tensor in _to_file(module, a, b).items()}
+        pair = zip(self._pair(module), _to_file(module, a, b), strict=True)
+        shapes = {name: tensor.shape for name, tensor in pair}
         if isinstance(parts[0].site.method, DoRA):
             sides = [1] * _sides(module)
             outs = size * module.parts
@@ -76,7 +80,8 @@ class LoRAForm:
                 continue
             scale = next(part.scales[i] for part in parts if part.ranks[i])
             weights = [part.scales[i] / scale for part in parts]
-            tensors = _to_file(module, *_join(module, parts, place, ranks, weights, shared))
+            pair = _to_file(module, *_join(module, parts, place, ranks, weights, shared))
+            tensors = dict(zip(self._pair(module), pair, strict=True))
             if isinstance(parts[0].site.method, DoRA):
                 tensors[_MAGNITUDE] = _join_magnitudes(module, parts, place, base)
             rank = ranks[0] if shared else sum(ranks)
@@ -98,7 +103,9 @@ class LoRAForm:
             if name not in adapters:
                 continue
             adapter = adapters[name]
-            split = _split(module, parts, adapter, [part.ranks[i] for part in parts], name)
+            a, b = (adapter.tensors[array] for array in self._pair(module))
+            pair = _from_file(module, a, b, adapter.rank)
+            split = _split(module, parts, pair, [part.ranks[i] for part in parts], name)
             check_scale(name, parts, adapter, i)
             for part, (a, b) in zip(parts, split, strict=True):
                 arrays, rank = found[part.site.path], part.ranks[i]
@@ -141,9 +148,37 @@ class LoRAForm:
         return kind(usual, first, **options)
 
 
+class HiRAForm(LoRAForm):
+    """PEFT's form of HiRA: a pair such as LoRA's, which W multiplies instead of a scale."""
+
+    peft_type = "HIRA"
+    stem = "hira"
+
+    def method(
+        self,
+        fields: Mapping[str, Any],
+        tensors: Mapping[str, np.ndarray],
+        ranks: Sequence[int],
+        scales: Sequence[float],
+        dtype: Any,
+    ) -> Method:
+        """HiRA of this rank."""
+        del tensors, scales
+        check_ranks("HiRA", ranks)
+        return HiRA(ranks[0], dropout=fields.get("hira_dropout") or 0.0, dtype=dtype)
+
+
 def plain_number(value: float) -> float:
     """A whole number where it is one but for rounding."""
     return round(value) if abs(value - round(value)) < 1e-9 * abs(value) else value
+
+
+def check_ranks(name: str, ranks: Sequence[int]) -> None:
+    """Checks that a method which has one rank for a stack of layers has it in all of them."""
+    if len(set(ranks)) > 1 or not all(ranks):
+        raise ValueError(
+            f"{name} has one rank for all layers of a stack here, but the file has {list(ranks)}"
+        )
 
 
 def _is_shared(parts: Sequence[Part]) -> bool:
@@ -203,30 +238,24 @@ def _sides(module: Module) -> int:
     return len(next(iter(module.rows.values())).window) - 1
 
 
-def _to_file(module: Module, a: np.ndarray, b: np.ndarray) -> dict[str, np.ndarray]:
+def _to_file(module: Module, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The pair in PEFT's order of axes."""
     if module.kind == EXPERTS:
         # A holds the experts' ranks one expert after another, B one rank after another.
-        return {
-            "lora_A": a.swapaxes(1, 2).reshape(-1, a.shape[1]),
-            "lora_B": b.transpose(2, 1, 0).reshape(b.shape[2], -1),
-        }
-    if module.kind == TABLE:
-        return {"lora_embedding_A": a.T, "lora_embedding_B": b.T}
+        return (
+            a.swapaxes(1, 2).reshape(-1, a.shape[1]),
+            b.transpose(2, 1, 0).reshape(b.shape[2], -1),
+        )
     if module.kind == WINDOW:
         window = next(iter(module.rows.values())).window
-        return {
-            "lora_A": a.T.reshape(-1, *window),
-            "lora_B": b.T.reshape(*b.T.shape, *[1] * _sides(module)),
-        }
-    return {"lora_A": a.T, "lora_B": b.T}
+        return a.T.reshape(-1, *window), b.T.reshape(*b.T.shape, *[1] * _sides(module))
+    return a.T, b.T
 
 
 def _from_file(
-    module: Module, tensors: Mapping[str, np.ndarray], rank: int
+    module: Module, a: np.ndarray, b: np.ndarray, rank: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    pair = _TABLE_PAIR if module.kind == TABLE else _PAIR
-    a, b = (tensors[name] for name in pair)
+    """The inverse of `_to_file`."""
     if module.kind == EXPERTS:
         experts = module.one_shape[0]
         return (
@@ -237,10 +266,15 @@ def _from_file(
 
 
 def _split(
-    module: Module, parts: Sequence[Part], adapter: Adapter, ranks: Sequence[int], name: str
+    module: Module,
+    parts: Sequence[Part],
+    pair: tuple[np.ndarray, np.ndarray],
+    ranks: Sequence[int],
+    name: str,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Each part's own A and B of one layer."""
-    a, b = _from_file(module, adapter.tensors, adapter.rank)
+    a, b = pair
+    whole = b.shape[-2]
     size = b.shape[-1] // module.parts
     columns = {part.number: b[..., part.number * size : (part.number + 1) * size] for part in parts}
     for number, row in module.rows.items():
@@ -248,11 +282,11 @@ def _split(
             raise ValueError(
                 f"the adapter of {name} also changes {row.path!r}, which this lift does not adapt"
             )
-    if all(rank == adapter.rank for rank in ranks):
+    if all(rank == whole for rank in ranks):
         return [(a, columns[part.number]) for part in parts]
     starts = np.cumsum([0, *ranks])
     blocks = [slice(start, start + rank) for start, rank in zip(starts, ranks, strict=False)]
-    separate = starts[-1] == adapter.rank and not any(
+    separate = starts[-1] == whole and not any(
         np.delete(columns[part.number], np.r_[block], axis=-2).any()
         for part, block in zip(parts, blocks, strict=True)
     )
@@ -260,9 +294,7 @@ def _split(
         wanted = " and ".join(
             f"rank {rank} for {part.site.path!r}" for part, rank in zip(parts, ranks, strict=True)
         )
-        raise ValueError(
-            f"the adapter of {name} has rank {adapter.rank}, but the lift has {wanted}"
-        )
+        raise ValueError(f"the adapter of {name} has rank {whole}, but the lift has {wanted}")
     return [
         (a[..., block], columns[part.number][..., block, :])
         for part, block in zip(parts, blocks, strict=True)

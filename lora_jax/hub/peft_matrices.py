@@ -1,50 +1,60 @@
-"""PEFT's forms of LoHa, LoKr and AdaLoRA: our arrays transposed."""
+"""PEFT's forms of methods whose arrays it holds as we do, transposed or not."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from lora_jax.hub.peft_form import Adapter, Part, check_axes, raise_without_form
-from lora_jax.hub.peft_lora import check_scale, plain_number
+from lora_jax.hub.peft_lora import check_ranks, check_scale, plain_number
 from lora_jax.hub.peft_modules import CONV1D, LINEAR, Module
 from lora_jax.lifting import Method
-from lora_jax.methods import AdaLoRA, LoHa, LoKr
+from lora_jax.methods import AdaLoRA, GraLoRA, LoHa, LoKr, MiSS
 
 Arrays = dict[str, dict[str, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
 class MatrixForm:
-    """A method whose arrays PEFT holds transposed, layer by layer.
+    """A method whose arrays PEFT holds layer by layer.
 
     Attributes:
       peft_type: PEFT's name of it.
       ours: our method.
       theirs: PEFT's name of each of our arrays.
+      make: our method from the fields of the config, the rank, the scale of ΔW and the dtype.
       columns: our arrays whose last axis is that of the outputs, which alone differ between parts
         of a fused weight.
+      as_is: our arrays that PEFT holds as we do; the others it holds transposed.
       kinds: of weights that PEFT has it for.
     """
 
     peft_type: str
     ours: type
     theirs: Mapping[str, str]
+    make: Callable[[Mapping[str, Any], int, float, Any], Method]
     columns: tuple[str, ...] = ()
+    as_is: tuple[str, ...] = ()
     kinds: tuple[str, ...] = (LINEAR,)
 
     def check(self, module: Module, parts: Sequence[Part]) -> None:
         """Checks that PEFT has a place for the adapters of these sites."""
         for part in parts:
             check_axes(module, part)
-            if module.kind not in self.kinds or (module.parts > 1 and not self.columns):
+            name = self.ours.__name__
+            if module.kind not in self.kinds:
                 known = " and ".join(f"{kind}s" for kind in self.kinds)
-                raise_without_form(
-                    self.ours.__name__, module, part, f"a {module.kind}, and it has for {known}"
-                )
+                raise_without_form(name, module, part, f"a {module.kind}, and it has for {known}")
+            if module.parts > 1 and not self._columns(part):
+                why = "its blocks there run across the parts of a fused weight; LoRA can be joined"
+                raise_without_form(str(part.site.method), module, part, why)
+
+    def _columns(self, part: Part) -> tuple[str, ...]:
+        """Our arrays that hold outputs; a block that is repeated along them does not."""
+        return () if getattr(part.site.method, "mini", None) else self.columns
 
     def names(self, module: Module, parts: Sequence[Part]) -> list[str]:
         """The arrays of a module's adapter."""
@@ -59,9 +69,9 @@ class MatrixForm:
         shapes = {}
         for name, array in parts[0].site.arrays.items():
             one = array.shape[len(module.places[0]) :]
-            if name in self.columns:
+            if name in self._columns(parts[0]):
                 one = (*one[:-1], one[-1] * module.parts)
-            shapes[self.theirs[name]] = self._to_file(np.empty(one, "?")).shape
+            shapes[self.theirs[name]] = self._to_file(np.empty(one, "?"), name).shape
         return shapes
 
     def write(
@@ -76,12 +86,12 @@ class MatrixForm:
             tensors = {}
             for name, array in first.arrays.items():
                 one = array[place]
-                if name in self.columns and module.parts > 1:
+                if name in self._columns(first) and module.parts > 1:
                     own = {part.number: part.arrays[name][place] for part in parts}
                     zeros = np.zeros_like(one)
                     columns = [own.get(number, zeros) for number in range(module.parts)]
                     one = np.concatenate(columns, axis=-1)
-                tensors[self.theirs[name]] = self._to_file(one)
+                tensors[self.theirs[name]] = self._to_file(one, name)
             adapters[module.at(place)] = Adapter(tensors, first.ranks[0], first.scales[0])
         return adapters
 
@@ -112,7 +122,7 @@ class MatrixForm:
                 check_scale(module.at(place), parts, adapter, i)
                 for name, array in arrays.items():
                     one = self._from_file(adapter.tensors[self.theirs[name]], name)
-                    if name in self.columns:
+                    if name in self._columns(part):
                         size = array.shape[-1]
                         one = one[..., part.number * size : (part.number + 1) * size]
                     array[place] = one
@@ -127,10 +137,14 @@ class MatrixForm:
         size = one.shape[-1] // module.parts
         return one[..., number * size : (number + 1) * size]
 
-    def _to_file(self, array: np.ndarray) -> np.ndarray:
+    def _to_file(self, array: np.ndarray, name: str) -> np.ndarray:
+        if name in self.as_is:
+            return array
         return array[:, None] if array.ndim == 1 else array.T
 
     def _from_file(self, tensor: np.ndarray, name: str) -> np.ndarray:
+        if name in self.as_is:
+            return tensor
         return tensor[:, 0] if name == "e" else tensor.T
 
     def method(
@@ -142,22 +156,14 @@ class MatrixForm:
         dtype: Any,
     ) -> Method:
         """Our method of this rank and scale."""
-        if len(set(ranks)) > 1 or len(set(scales)) > 1:
-            raise ValueError(
-                f"{self.ours.__name__} has one rank and alpha for all layers of a stack here, but "
-                f"the file has ranks {list(ranks)} and scales {list(scales)}"
-            )
         del tensors
-        options: dict[str, Any] = {"dtype": dtype}
-        if self.ours is LoKr:
-            options["decompose_both"] = bool(fields.get("decompose_both"))
-            options["factor"] = fields.get("decompose_factor", -1)
-        if self.ours is AdaLoRA:
-            options["dropout"] = fields.get("lora_dropout") or 0.0
-        slack = 1e-5 if self.ours is AdaLoRA else 0.0  # PEFT divides by a rank that may be zero
-        alpha = plain_number(round(scales[0] * (ranks[0] + slack), 9))
-        made: Method = self.ours(ranks[0], alpha, **options)
-        return made
+        check_ranks(self.ours.__name__, ranks)
+        if len(set(scales)) > 1:
+            raise ValueError(
+                f"{self.ours.__name__} has one alpha for all layers of a stack here, but the file "
+                f"has scales {list(scales)}"
+            )
+        return self.make(fields, ranks[0], scales[0], dtype)
 
 
 def _check_rest(
@@ -173,18 +179,74 @@ def _check_rest(
                 )
 
 
+def _loha(fields: Mapping[str, Any], rank: int, scale: float, dtype: Any) -> Method:
+    del fields
+    return LoHa(rank, _alpha(scale, rank), dtype=dtype)
+
+
+def _lokr(fields: Mapping[str, Any], rank: int, scale: float, dtype: Any) -> Method:
+    both, factor = bool(fields.get("decompose_both")), fields.get("decompose_factor", -1)
+    return LoKr(rank, _alpha(scale, rank), decompose_both=both, factor=factor, dtype=dtype)
+
+
+def _adalora(fields: Mapping[str, Any], rank: int, scale: float, dtype: Any) -> Method:
+    alpha = _alpha(scale, rank + 1e-5)  # PEFT divides by a rank that may be zero
+    return AdaLoRA(rank, alpha, dropout=fields.get("lora_dropout") or 0.0, dtype=dtype)
+
+
+def _miss(fields: Mapping[str, Any], rank: int, scale: float, dtype: Any) -> Method:
+    del scale
+    mini = fields.get("mini_r", 1) if fields.get("init_weights") == "mini" else None
+    return MiSS(rank, mini=mini, dropout=fields.get("miss_dropout") or 0.0, dtype=dtype)
+
+
+def _gralora(fields: Mapping[str, Any], rank: int, scale: float, dtype: Any) -> Method:
+    hybrid = fields.get("hybrid_r") or 0
+    return GraLoRA(
+        rank,
+        _alpha(scale, rank + hybrid),
+        k=fields.get("gralora_k", 2),
+        hybrid=hybrid,
+        dropout=fields.get("gralora_dropout") or 0.0,
+        dtype=dtype,
+    )
+
+
+def _alpha(scale: float, divisor: float) -> float:
+    return plain_number(round(scale * divisor, 9))
+
+
 LOHA = MatrixForm(
     "LOHA",
     LoHa,
     {"a1": "hada_w1_b", "b1": "hada_w1_a", "a2": "hada_w2_b", "b2": "hada_w2_a"},
+    _loha,
 )
 LOKR = MatrixForm(
-    "LOKR", LoKr, {n: f"lokr_{n}" for n in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b")}
+    "LOKR",
+    LoKr,
+    {name: f"lokr_{name}" for name in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b")},
+    _lokr,
 )
 ADALORA = MatrixForm(
     "ADALORA",
     AdaLoRA,
     {"a": "lora_A", "e": "lora_E", "b": "lora_B"},
+    _adalora,
     columns=("b",),
+    kinds=(LINEAR, CONV1D),
+)
+MISS = MatrixForm("MISS", MiSS, {"b": "miss_block"}, _miss, columns=("b",), as_is=("b",))
+GRALORA = MatrixForm(
+    "GRALORA",
+    GraLoRA,
+    {
+        "a": "gralora_A",
+        "b": "gralora_B",
+        "ga": "gralora_A_general",
+        "gb": "gralora_B_general",
+    },
+    _gralora,
+    as_is=("a", "b"),
     kinds=(LINEAR, CONV1D),
 )

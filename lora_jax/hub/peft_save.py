@@ -10,6 +10,8 @@ import numpy as np
 
 from lora_jax.hub.hashes import hash_params
 from lora_jax.hub.names import Names
+from lora_jax.hub.peft_adalora import cut_ranks
+from lora_jax.hub.peft_alone import norm_fields, write_norms
 from lora_jax.hub.peft_classes import AUTO
 from lora_jax.hub.peft_fields import make_fields
 from lora_jax.hub.peft_files import PREFIX, WEIGHTS, write_adapter
@@ -21,7 +23,7 @@ from lora_jax.hub.peft_modules import (
     Module,
     find_layout,
 )
-from lora_jax.hub.peft_sites import Sorted, owner_of, sort_sites, wrappers
+from lora_jax.hub.peft_sites import LN_TUNING, Sorted, owner_of, sort_sites, wrappers
 from lora_jax.hub.peft_tokens import rows_field, rows_key, write_rows
 from lora_jax.hub.peft_whole import HEADS, is_head, write_whole
 from lora_jax.lifting import Lifted
@@ -84,20 +86,26 @@ def save_peft(
     if task_type == AUTO and (base is None or any(is_head(m, layout) for m in sites.parts)):
         layout = layout._replace(task_type=_without_head(layout.task_type))
     adapters = {
-        module: sites.form.write(module, parts, base) for module, parts in sites.parts.items()
+        module: sites.form.write(module, parts, base) if sites.form else {}
+        for module, parts in sites.parts.items()
     }
     adapted = {name for by_name in adapters.values() for name in by_name}
     added = {site.path: np.asarray(factors[site.path]["d"]) for site in sites.whole}
-    saved = write_whole(layout, added, adapted, base)
+    of_norms = sites.peft_type == LN_TUNING
+    saved = (
+        write_norms(layout, added, base) if of_norms else write_whole(layout, added, adapted, base)
+    )
     touched = [*adapters, *(owner_of(site, layout)[0] for site in sites.whole)]
     fields = make_fields(
-        sites.form.peft_type,
+        sites.peft_type,
         layout,
         {module: parts[0].site.method for module, parts in sites.parts.items()},
         adapters,
         saved,
         tied=any(is_tied(module, layout) for module in touched),
     ) | {"base_model_name_or_path": base_name}
+    if of_norms:
+        fields |= norm_fields(layout, touched)
     if sites.rows:
         _check_rows(sites)
         fields["trainable_token_indices"] = rows_field(layout, sites.rows)
@@ -109,9 +117,10 @@ def save_peft(
             for part in parts
         },
     }
-    tensors = _keyed(layout, adapters, sites.form.peft_type) | {
-        PREFIX + k: v for k, v in saved.tensors.items()
-    }
+    tensors = _keyed(layout, adapters, sites.peft_type)
+    if sites.peft_type == "ADALORA":
+        tensors, fields["rank_pattern"] = cut_ranks(tensors)
+    tensors |= {PREFIX + k: v for k, v in saved.tensors.items()}
     tensors |= _tied_whole(layout, sites, tensors)
     for module, site in sites.rows.items():
         rows = np.asarray(factors[site.path]["rows"])
@@ -171,9 +180,16 @@ def _share(tensors: dict[str, np.ndarray], bare: str, tensor: np.ndarray) -> Non
     tensors[key] = large
 
 
+# Arrays that PEFT holds as the weights of modules of their own.
+_WEIGHTS = {
+    "LORA": ("lora_A", "lora_B"),
+    "GRALORA": ("gralora_A_general", "gralora_B_general"),
+}
+
+
 def key_of(name: str, bare: str, peft_type: str = "LORA") -> str:
     """The key of an adapter's array."""
-    tail = ".weight" if peft_type == "LORA" and bare in ("lora_A", "lora_B") else ""
+    tail = ".weight" if bare in _WEIGHTS.get(peft_type, ()) else ""
     return f"{PREFIX}{name}.{bare}{tail}"
 
 
@@ -196,10 +212,8 @@ def tied_twin(layout: Layout, adapter: Adapter) -> dict[str, np.ndarray]:
 
 
 def _check_rows(sites: Sorted) -> None:
-    if sites.form.peft_type != "LORA":
-        raise ValueError(
-            f"PEFT trains rows of tokens beside LoRA, but this is {sites.form.peft_type}"
-        )
+    if sites.peft_type != "LORA":
+        raise ValueError(f"PEFT trains rows of tokens beside LoRA, but this is {sites.peft_type}")
 
 
 def _tied_whole(

@@ -8,14 +8,28 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lora_jax.hub.peft_alone import BEFT, check_biases, is_norm
 from lora_jax.hub.peft_form import Form, Part
-from lora_jax.hub.peft_lora import LoRAForm
-from lora_jax.hub.peft_matrices import ADALORA, LOHA, LOKR
+from lora_jax.hub.peft_lora import HiRAForm, LoRAForm
+from lora_jax.hub.peft_matrices import ADALORA, GRALORA, LOHA, LOKR, MISS
 from lora_jax.hub.peft_modules import EXPERT_PARAMETERS, EXPERTS, Layout, Module
 from lora_jax.hub.peft_tokens import is_rows
 from lora_jax.hub.peft_vectors import IA3Form, VeRAForm
+from lora_jax.hub.peft_whole import is_head
 from lora_jax.lifting import Lifted, Site
-from lora_jax.methods import IA3, AdaLoRA, Full, LoHa, LoKr, LoRA, VeRA
+from lora_jax.methods import (
+    IA3,
+    AdaLoRA,
+    BitFit,
+    Full,
+    GraLoRA,
+    HiRA,
+    LoHa,
+    LoKr,
+    LoRA,
+    MiSS,
+    VeRA,
+)
 from lora_jax.methods.initialisers.rebased import Rebased
 
 FORMS: Mapping[type, Form] = {
@@ -25,7 +39,12 @@ FORMS: Mapping[type, Form] = {
     LoHa: LOHA,
     LoKr: LOKR,
     AdaLoRA: ADALORA,
+    HiRA: HiRAForm(),
+    MiSS: MISS,
+    GraLoRA: GRALORA,
+    BitFit: BEFT,
 }
+LN_TUNING = "LN_TUNING"
 
 # Modules of which a model of transformers holds further references (T5's embedding).
 _COPIED = ("shared",)
@@ -35,13 +54,15 @@ class Sorted(NamedTuple):
     """The sites of a lift.
 
     Args:
-        form: PEFT's form of the method.
+        peft_type: PEFT's name of the method.
+        form: PEFT's form of it; None where norms alone are trained, which are saved whole.
         parts: sites of that method by the module that holds them, in the order of its parts.
         whole: sites that are trained whole.
         rows: sites that train rows of tokens, by the embedding.
     """
 
-    form: Form
+    peft_type: str
+    form: Form | None
     parts: dict[Module, list[Part]]
     whole: list[Site]
     rows: dict[Module, Site]
@@ -63,17 +84,22 @@ def sort_sites(
     whole = [site for site in lifted.sites if isinstance(site.method, Full)]
     rows = {owner_of(site, layout)[0]: site for site in lifted.sites if is_rows(site)}
     rest = [site for site in lifted.sites if site not in whole and not is_rows(site)]
+    if all(isinstance(site.method, BitFit) for site in lifted.sites):
+        check_biases(layout, [owner_of(site, layout)[0] for site in whole])
+        rest, whole = whole, []
+    if not rest and not rows and _are_norms([owner_of(site, layout)[0] for site in whole], layout):
+        return Sorted(LN_TUNING, None, {}, whole, {})
     if not rest:
         raise ValueError(
-            "PEFT's files hold arrays that are trained whole and rows of tokens beside an adapter: "
-            "adapt a weight by LoRA too"
+            "PEFT's files hold rows of tokens, and arrays that are trained whole and no norms, "
+            "beside an adapter: adapt a weight by LoRA too"
         )
     forms = {form.peft_type: form for form in map(form_of, rest)}
     if len(forms) > 1:
         raise ValueError(
             f"an adapter of PEFT has one method, but this lift has {' and '.join(forms)}"
         )
-    (form,) = forms.values()
+    ((peft_type, form),) = forms.items()
     parts: dict[Module, list[Part]] = {}
     for site in rest:
         module, number = owner_of(site, layout)
@@ -85,7 +111,13 @@ def sort_sites(
     for module, own in parts.items():
         own.sort(key=lambda part: part.number)
         form.check(module, own)
-    return Sorted(form, parts, whole, rows)
+    return Sorted(peft_type, form, parts, whole, rows)
+
+
+def _are_norms(modules: Sequence[Module], layout: Layout) -> bool:
+    """Whether modules are norms alone, beside the head that PEFT trains for the task."""
+    inner = [module for module in modules if not is_head(module, layout)]
+    return bool(inner) and all(is_norm(module, layout) for module in inner)
 
 
 def form_of(site: Site) -> Form:
@@ -142,7 +174,7 @@ def _scales(method: Any, ranks: Sequence[int]) -> list[float]:
     if isinstance(method, AdaLoRA):
         return [method.alpha / (method.rank + 1e-5)] * len(ranks)
     if not isinstance(method, LoRA):
-        return [method.alpha / method.rank] * len(ranks)
+        return [method.alpha / (method.rank + getattr(method, "hybrid", 0))] * len(ranks)
     alphas = alphas or [method.alpha] * len(ranks)
     roots = [max(math.sqrt(rank) if method.rs else rank, 1) for rank in ranks]
     return [alpha / root for alpha, root in zip(alphas, roots, strict=True)]

@@ -37,7 +37,12 @@ class Saved(NamedTuple):
 
 
 def write_whole(
-    layout: Layout, sites: Mapping[str, np.ndarray], adapted: Set[str], base: Base | None
+    layout: Layout,
+    sites: Mapping[str, np.ndarray],
+    adapted: Set[str],
+    base: Base | None,
+    *,
+    with_biases: bool = True,
 ) -> Saved:
     """The trained values of whole arrays, and how the config calls them.
 
@@ -46,6 +51,7 @@ def write_whole(
         sites: what was added to arrays of the base, by our paths.
         adapted: the names of the modules that have an adapter, layers written out.
         base: the base by our paths.
+        with_biases: whether PEFT's method trains biases without their modules too.
 
     Raises:
         ValueError: the base is not given, or PEFT cannot hold a choice of biases.
@@ -58,7 +64,7 @@ def write_whole(
                 f"PEFT trains {module.name} whole for task {layout.task_type}, so it can have no "
                 "adapter: leave the task out, or exclude it from the targets"
             )
-    bias, biased = _bias_mode(layout, touched, adapted)
+    bias, biased = _bias_mode(layout, touched, adapted) if with_biases else ("none", [])
     saved = _with_whole_modules(layout, [m for m in touched if m not in biased])
     if not saved and not biased:
         return Saved({}, [], bias)

@@ -13,7 +13,13 @@ from lora_jax.methods.lokr import LoKr
 from lora_jax.methods.lora import LoRA
 from lora_jax.methods.lora_fa import LoRAFA, project_gradients
 from lora_jax.methods.miss import MiSS
-from lora_jax.methods.rank_allocation import Allocation, Budget, allocate, init_allocation
+from lora_jax.methods.rank_allocation import (
+    Allocation,
+    Budget,
+    allocate,
+    drop_ranks,
+    init_allocation,
+)
 from lora_jax.methods.token_rows import TokenRows
 from lora_jax.methods.vera import VeRA
 
@@ -36,6 +42,7 @@ __all__ = [
     "TokenRows",
     "VeRA",
     "allocate",
+    "drop_ranks",
     "init_allocation",
     "orthogonality",
     "project_gradients",

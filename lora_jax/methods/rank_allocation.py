@@ -113,6 +113,33 @@ def allocate(
     return state._replace(kept=kept), masked
 
 
+def drop_ranks(kept: Mapping[str, Any], factors: Factors) -> dict[str, dict[str, Any]]:
+    """After the last choice: sets the vectors of dropped ranks to zero, as well as their values.
+
+    ΔW is what it was, and no gradient moves such a rank again; PEFT's files leave it out.
+
+    Args:
+      kept: which ranks are kept, by path: `Allocation.kept`.
+      factors: after the last `allocate`.
+
+    Returns:
+      The factors; those that `kept` does not name are as they were.
+
+    >>> arrays = {"a": jnp.ones((4, 2)), "e": jnp.ones(2), "b": jnp.ones((2, 3))}
+    >>> drop_ranks({"w": jnp.array([True, False])}, {"w": arrays})["w"]["b"].sum(-1).tolist()
+    [3.0, 0.0]
+    """
+    dropped = {path: dict(arrays) for path, arrays in factors.items()}
+    for path, mask in kept.items():
+        a, e, b = (factors[path][name] for name in "aeb")
+        batch = mask.ndim - 1
+        inner = mask.reshape(*mask.shape[:-1], *[1] * (a.ndim - batch - 1), mask.shape[-1])
+        outer = mask.reshape(*mask.shape, *[1] * (b.ndim - batch - 1))
+        masks = {"a": (inner, a), "e": (mask, e), "b": (outer, b)}
+        dropped[path] |= {name: jnp.where(*pair, 0) for name, pair in masks.items()}
+    return dropped
+
+
 def _smoothed(
     budget: Budget, state: Allocation, factors: Factors, gradients: Factors
 ) -> Allocation:

@@ -51,6 +51,9 @@ ADAPTED = {
         alpha_pattern={"q_proj": 5, "model.layers.1.self_attn.v_proj": 6},
     ),
     "bias_all": lora("bert_token_classification", "query", "value", bias="all"),
+    "bias_all_classification": lora(
+        "roberta_classification", "query", bias="all", task_type="SEQ_CLS"
+    ),
     "bias_lora_only": lora("gpt2", "c_attn", bias="lora_only", fan_in_fan_out=True),
     "dora": lora("llama", "q_proj", "up_proj", use_dora=True),
     "modules_to_save": lora("roberta_classification", "query", "value", task_type="SEQ_CLS"),
@@ -92,6 +95,43 @@ ADAPTED = {
     "adalora_fused": other(
         "AdaLoraConfig", "gpt2", "c_attn", init_r=3, total_step=10, fan_in_fan_out=True
     ),
+    "adalora_cut": other(
+        "AdaLoraConfig",
+        "llama",
+        "q_proj",
+        "up_proj",
+        init_r=3,
+        total_step=10,
+        rank_pattern={
+            "model.layers.0.self_attn.q_proj.lora_E": [True, False, True],
+            "model.layers.0.mlp.up_proj.lora_E": [False, False, False],
+            "model.layers.1.self_attn.q_proj.lora_E": [True, True, True],
+            "model.layers.1.mlp.up_proj.lora_E": [False, True, False],
+        },
+    ),
+    "miss": other("MissConfig", "bert_token_classification", "query", r=4, bias="all"),
+    "miss_mini": other("MissConfig", "llama", "q_proj", r=5, mini_r=4, init_weights="mini"),
+    "miss_fused": other("MissConfig", "qwen2_5_vl", "qkv", r=4),
+    "hira": other("HiraConfig", "llama", "q_proj", "embed_tokens", r=3, rank_pattern={"q_proj": 2}),
+    "hira_fused": other("HiraConfig", "gpt2", "c_attn", r=2, fan_in_fan_out=True),
+    "hira_convolution": other("HiraConfig", "vit_classification", "projection", r=2),
+    "gralora": other("GraloraConfig", "llama", "q_proj", "down_proj", r=4, alpha=6),
+    "gralora_hybrid": other(
+        "GraloraConfig",
+        "gpt2",
+        "c_fc",
+        r=4,
+        alpha=6,
+        gralora_k=4,
+        hybrid_r=2,
+        fan_in_fan_out=True,
+        task_type="CAUSAL_LM",
+    ),
+    "ln_tuning": other("LNTuningConfig", "gpt2", "ln_1", "ln_f", task_type="CAUSAL_LM"),
+    "ln_tuning_classification": other(
+        "LNTuningConfig", "roberta_classification", "LayerNorm", task_type="SEQ_CLS"
+    ),
+    "beft": other("BeftConfig", "bert", "value", task_type="FEATURE_EXTRACTION"),
     "bare": lora("bert", "query", task_type="FEATURE_EXTRACTION"),
 }
 
@@ -117,9 +157,12 @@ def record(case: Adapted, directory: Path) -> None:
             if parameter.requires_grad:
                 size = 0.3 if "lora_" in path and "magnitude" not in path else 0.1
                 parameter.add_(size * torch.randn_like(parameter))
+    if config.peft_type == "ADALORA" and config.rank_pattern:
+        allocator = model.base_model.rankallocator
+        allocator.mask_using_rank_pattern(model.base_model.model, config.rank_pattern)
     golden = CASES[case.model]
     inputs = dict(np.load(source / "expected.npz"))
-    names = [*golden.arguments, *golden.named.values()]
+    names = [name for name in inputs if name not in ("expected", "probe") and ":" not in name]
     tensors = {key: torch.tensor(inputs[key]) for key in names}
     tensors = {k: t.long() if t.dtype == torch.int32 else t for k, t in tensors.items()}
     with torch.no_grad():

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 import lora_jax as lora
 from lora_jax import hub
 from lora_jax.hub.names import Names, Stored
+from lora_jax.methods import drop_ranks
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
@@ -78,6 +79,11 @@ ROUND_TRIPS = {
     "LoHa": ("llama", {"q_proj": lora.LoHa(rank=2)}),
     "IA3": ("gpt2", {"q_proj": lora.IA3(), "fc2": lora.IA3(feedforward=True)}),
     "VeRA": ("llama", {"q_proj": lora.VeRA(rank=4)}),
+    "HiRA of two parts": ("gpt2", {"q_proj": lora.HiRA(2), "v_proj": lora.HiRA(2)}),
+    "MiSS": ("llama", {"q_proj": lora.MiSS(rank=3)}),
+    "MiSS repeated along outputs": ("llama", {"q_proj": lora.MiSS(rank=3, mini=4)}),
+    "GraLoRA beside a plain pair": ("gpt2", {"fc1": lora.GraLoRA(rank=4, alpha=6, k=4, hybrid=2)}),
+    "biases alone": ("llama_biased", {"^layers/(q_proj|fc2)/bias$": lora.BitFit()}),
 }
 
 
@@ -211,7 +217,7 @@ def test_an_adapter_of_which_nothing_matches_is_an_error(saved):
         (lora.LoRA(rank=2, alpha=8), "scales ΔW by 2, but the method of .* by 4"),
         (lora.DoRA(rank=2, alpha=4), "8 of its 8 tensors match; 4 missing: .*magnitude"),
         (lora.VeRA(rank=2), "holds LORA, but the lift is VERA"),
-        (lora.MiSS(rank=2), "have no form here for MiSS"),
+        (lora.MiSS(rank=2), "holds LORA, but the lift is MISS"),
     ],
     ids=["rank", "alpha", "DoRA", "VeRA", "MiSS"],
 )
@@ -262,9 +268,9 @@ def test_empty_truncated_and_missing_files_and_pickles_are_refused(saved, tmp_pa
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"peft_type": "PREFIX_TUNING"}, "peft_type 'PREFIX_TUNING'; supported: ADALORA, IA3"),
-        ({"alora_invocation_tokens": [1]}, "asks for alora_invocation_tokens"),
-        ({"layer_replication": [[0, 2]]}, "asks for layer_replication"),
+        ({"peft_type": "PREFIX_TUNING"}, "peft_type 'PREFIX_TUNING'; supported: ADALORA, BEFT"),
+        ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens, that is aLoRA, .* only the"),
+        ({"layer_replication": [[0, 2]]}, "asks for layer_replication, that is layers .* once"),
         ({"lora_alpha": 8}, "scales ΔW by 4, but"),
         ({"use_rslora": True}, "scales ΔW by 2.8"),
         ({"rank_pattern": {"v_proj": 4}}, "another base or rank"),
@@ -342,3 +348,98 @@ def test_methods_that_peft_does_not_mix_are_refused(tmp_path):
     lifted = lift(targets={"q_proj": None, "v_proj": lora.VeRA(rank=2)})
     with pytest.raises(ValueError, match="one method, but this lift has LORA and VERA"):
         hub.save_peft(tmp_path, lifted, trained(lifted, LLAMA.params))
+
+
+def test_a_form_of_miss_that_multiplies_with_the_base_is_refused(tmp_path):
+    lifted = lift(targets="q_proj", method=lora.MiSS(rank=2))
+    hub.save_peft(tmp_path, lifted, trained(lifted, LLAMA.params))
+    reconfigure(tmp_path, init_weights="bat")
+    with pytest.raises(ValueError, match="init_weights='bat': that form of MiSS multiplies with W"):
+        hub.load_peft(tmp_path, lifted)
+
+
+@pytest.mark.parametrize(
+    ("name", "targets", "message"),
+    [
+        (
+            "llama",
+            {"q_proj": lora.HiRA(2), "v_proj": lora.HiRA(3)},
+            "PEFT's HiRA has one rank for all modules, but .* has 3",
+        ),
+        (
+            "llama",
+            {"q_proj": lora.GraLoRA(4), "v_proj": lora.GraLoRA(4, k=4)},
+            "PEFT's GraLoRA has one k for all modules, but this lift has 2 and 4",
+        ),
+        (
+            "llama",
+            {"q_proj": lora.MiSS(4), "v_proj": lora.MiSS(4, mini=2)},
+            "PEFT's MiSS has one mini",
+        ),
+        ("gpt2", {"fc1": lora.MiSS(4)}, "no form for MiSS .* a Conv1D, and it has for linear"),
+        ("gpt2", {"q_proj": lora.GraLoRA(4)}, "blocks there run across the parts of a fused"),
+        ("mixtral", {"up_proj": lora.HiRA(2)}, "no form for HiRA .* experts have LoRA alone"),
+        ("gemma2", {"embed": lora.HiRA(2)}, "ties only LoRA's factors"),
+        ("gpt2", {"^layers/fc1/bias$": lora.BitFit()}, "BEFT trains biases of linear layers"),
+        (
+            "gpt2",
+            {"^layers/fc1/bias$": lora.BitFit(), lora.NORMS: lora.LayerNormTuning()},
+            "trained whole and no norms, beside an adapter",
+        ),
+        ("llama", {"lm_head": lora.Full()}, "adapt a weight by LoRA too"),
+    ],
+)
+def test_what_peft_has_no_place_for_is_refused(name, targets, message, tmp_path):
+    model = hub.load_model(FIXTURES / name)
+    lifted = lift(model, targets)
+    with pytest.raises(ValueError, match=message):
+        hub.save_peft(tmp_path, lifted, trained(lifted, model.params), params=model.params)
+
+
+def test_norms_alone_are_saved_as_ln_tuning_and_come_back(tmp_path):
+    lifted = lift(targets={lora.NORMS: lora.LayerNormTuning()})
+    factors = trained(lifted, LLAMA.params)
+    hub.save_peft(tmp_path, lifted, factors, params=LLAMA.params)
+    fields = json.loads((tmp_path / CONFIG).read_text())
+    assert fields["peft_type"] == "LN_TUNING"
+    again, found = hub.lift_peft(tmp_path, LLAMA.apply, LLAMA.params, IDS)
+    assert {type(site.method) for site in again.sites} == {lora.LayerNormTuning}
+    wanted, merged = lifted.merge(LLAMA.params, factors), again.merge(LLAMA.params, found)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2**-22, atol=0), merged, wanted)
+
+
+def adalora(tmp_path):
+    """An AdaLoRA of rank 4 of which the second and last rank are dropped, and its files."""
+    lifted = lift(method=lora.AdaLoRA(rank=4))
+    kept = np.array([[True, False, True, False]] * 2)
+    factors = drop_ranks({site.path: kept for site in lifted.sites}, trained(lifted, LLAMA.params))
+    return lifted, factors, hub.save_peft(tmp_path / "ada", lifted, factors, params=LLAMA.params)
+
+
+def test_dropped_ranks_are_cut_out_of_files_and_come_back_as_zeros(tmp_path):
+    lifted, factors, saved = adalora(tmp_path)
+    tensors = load_file(saved / WEIGHTS)
+    assert {x.shape[0] for key, x in tensors.items() if key.endswith("lora_A")} == {2}
+    pattern = json.loads((saved / CONFIG).read_text())["rank_pattern"]
+    assert pattern["model.layers.0.self_attn.q_proj.lora_E"] == [True, False, True, False]
+    assert_same(hub.load_peft(saved, lifted, params=LLAMA.params), factors)
+    again, found = hub.lift_peft(saved, LLAMA.apply, LLAMA.params, IDS)
+    assert again.sites[0].method == lora.AdaLoRA(rank=4)
+    assert_same(found, factors)
+
+
+def test_ranks_whose_value_alone_is_zero_are_not_cut(tmp_path):
+    lifted = lift(method=lora.AdaLoRA(rank=4))
+    factors = lifted.init(jax.random.key(0), LLAMA.params)  # E is zero before training
+    hub.save_peft(tmp_path, lifted, factors)
+    assert not json.loads((tmp_path / CONFIG).read_text())["rank_pattern"]
+    assert_same(hub.load_peft(tmp_path, lifted), factors)
+
+
+def test_a_rank_pattern_that_keeps_another_number_of_ranks_is_refused(tmp_path):
+    lifted, _, saved = adalora(tmp_path)
+    pattern = json.loads((saved / CONFIG).read_text())["rank_pattern"]
+    name = next(iter(pattern))
+    reconfigure(saved, rank_pattern=pattern | {name: [True, False, False, False]})
+    with pytest.raises(ValueError, match=r"has shape .* keeps 1 of 4 ranks"):
+        hub.load_peft(saved, lifted)

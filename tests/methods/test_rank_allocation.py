@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lora_jax.methods import Budget, allocate, init_allocation, orthogonality
+from lora_jax.methods import Budget, allocate, drop_ranks, init_allocation, orthogonality
 
 BUDGET = Budget(total_steps=20, target_rank=2, warmup=3, final=5, every=2)
 
@@ -34,6 +34,25 @@ def test_as_many_ranks_are_left_as_the_budget_says_and_the_last_choice_stands():
         if i == 15:
             last = state.kept
     assert all((state.kept[path] == last[path]).all() for path in last)
+
+
+def test_dropping_ranks_leaves_the_update_as_it_was_and_their_gradients_at_zero():
+    state, factors = init_allocation(random_factors(0)), random_factors(1)
+    state, masked = allocate(BUDGET, state, factors, random_factors(2), 14)
+    dropped = drop_ranks(state.kept, masked)
+
+    def updates(factors):
+        return jnp.concatenate(
+            [jnp.einsum("lir,lr,lro->lio", *(x[n] for n in "aeb")) for x in factors.values()]
+        )
+
+    assert (updates(dropped) == updates(masked)).all()
+    gradients = jax.grad(lambda f: updates(f).sum())(dropped)
+    for path, kept in state.kept.items():
+        assert 0 < kept.sum() < kept.size
+        for name, axis in (("a", 1), ("b", 2)):
+            assert not np.asarray(gradients[path][name]).any(axis=axis)[~kept].any()
+        assert not np.asarray(gradients[path]["e"])[~kept].any()
 
 
 def test_a_budget_without_steps_to_choose_in_is_refused():
