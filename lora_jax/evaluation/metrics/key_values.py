@@ -13,7 +13,8 @@ def key_value_overlap(prediction: str, references: Sequence[str]) -> float:
 
     A pair is the path of keys to a value and the value itself. The items of a list are so many
     values of one path, whatever their order. Texts are compared in lower case, with runs of white
-    space as one space. A prediction that is no JSON object has no pairs.
+    space as one space; a number is not the text that spells it. A prediction that is no JSON object
+    has no pairs.
 
     The score named "key/value overlap" for the metadata of CoCoHD's hearings is not defined in
     print: this definition is ours.
@@ -50,7 +51,6 @@ def _pairs(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, 
     elif isinstance(value, list):
         for inner in value:
             yield from _pairs(inner, path)
-    elif isinstance(value, str):
-        yield path, " ".join(value.lower().split())
     else:
-        yield path, json.dumps(value)
+        text = " ".join(value.lower().split()) if isinstance(value, str) else value
+        yield path, json.dumps(text)

@@ -25,7 +25,8 @@ def caption_tokens(text: str) -> list[str]:
     """Words of the Penn Treebank in lower case without punctuation, as coco-caption has them.
 
     The original calls Stanford's PTBTokenizer, a Java program. This is NLTK's tokeniser of the
-    same conventions; a full stop inside a text, which it leaves on its word, is cut off here.
+    same conventions, and does what it leaves out: stops, quotes and hyphens beside a word are
+    cut off inside a text as well, and pounds are written "#".
 
     Args:
       text: Any text.
@@ -36,12 +37,16 @@ def caption_tokens(text: str) -> list[str]:
     >>> caption_tokens("It's cheap. The Mill isn't family-friendly!")
     ['it', "'s", 'cheap', 'the', 'mill', 'is', "n't", 'family-friendly']
     """
-    words = _treebank()(_INNER_STOP.sub(r"\1 . ", text))
+    text = _INNER_STOP.sub(" . ", _LOOSE.sub(r" \g<0> ", text))
+    words = _treebank()(_POUNDS.sub(" # ", text))
     return [word for word in (word.lower() for word in words) if word not in _PUNCTUATION]
 
 
 # A stop before a space ends a sentence, unless it ends an abbreviation such as "U.K." or "Mr.".
-_INNER_STOP = re.compile(r"(?<!\.\w)(?<!\b[A-Za-z])(?<!\b[DMS]r)(?<!\bMrs)(?<!\bSt)()\.(?=\s)")
+_INNER_STOP = re.compile(r"(?<!\.\w)(?<!\b[A-Za-z])(?<!\b[DMS]r)(?<!\bMrs)(?<!\bSt)\.+(?=\s|$)")
+# An opening quote, but not that of 's or 'll; a hyphen or a stop beside a single word.
+_LOOSE = re.compile(r"(?<!\w)'(?=\w{3}|\d)|(?<=\w)-(?=\s)|(?<=\s)[-.](?=[A-Za-z])")
+_POUNDS = re.compile(r"-?£")
 # As listed by coco-caption's ptbtokenizer.py, with brackets and quotes as NLTK writes them.
 _PUNCTUATION = frozenset(
     ["''", "'", "``", "`", "(", ")", "{", "}", ".", "?", "!", ",", ":", "-", "--", "...", ";"]
