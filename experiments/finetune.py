@@ -51,6 +51,8 @@ def defaults() -> ConfigDict:
     config.train = "lora"  # or "head", "full"
     config.targets = ("q_proj", "v_proj")
     config.method = ConfigDict({"rank": 8, "alpha": 16.0, "dropout": 0.0})
+    # Devices by what they split; -1: all that the others leave. It changes no number.
+    config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
     config.seed = 0
     config.steps = 300
     config.batch_size = 16
@@ -66,34 +68,41 @@ def defaults() -> ConfigDict:
 
 def main(config: ConfigDict, workdir: Path | None) -> None:
     """Trains, or prints the plan if there is no workdir."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, quiet=not training.is_first())
     if config.steps < 1:
         raise ValueError(f"steps = {config.steps}: at least 1 is needed")
     if config.train not in RULES:
         raise ValueError(f"train = {config.train!r}; nearest: {nearest(config.train, list(RULES))}")
 
+    mesh = training.make_mesh(config.mesh)
+    rows = training.process_rows(mesh, config.batch_size)
+    training.check_batch(mesh, "evaluation_batch_size", config.evaluation_batch_size)
+
     # ---- The task and the frozen base
-    task = load_task(config.task.name, config.task.options)
-    base = hub.load_model(
-        config.model.path,
-        dtype=config.model.dtype,
-        sha256=config.model.sha256 or None,
-        scan=config.model.scan,
-        remat=config.model.remat,
-    )
-    train_set = encode(task.train, base.tokenizer, config.length)
-    test_set = encode(task.test, base.tokenizer, config.length)
-    batches = training_batches(train_set, config.batch_size, seed=config.seed)
+    with training.together("reading the task and the base"):
+        task = load_task(config.task.name, config.task.options)
+        base = hub.load_model(
+            config.model.path,
+            dtype=config.model.dtype,
+            sha256=config.model.sha256 or None,
+            scan=config.model.scan,
+            remat=config.model.remat,
+            mesh=mesh,
+        )
+        train_set = encode(task.train, base.tokenizer, config.length)
+        test_set = encode(task.test, base.tokenizer, config.length)
+    batches = training_batches(train_set, config.batch_size, seed=config.seed, rows=rows)
 
     # ---- What trains, beside what is frozen
     lifted = lift(config, base) if config.train == "lora" else None
     key = jax.random.key(config.seed)
-    variables = init_variables(base, lifted, task.outputs, key)
+    init = lambda base, key: init_variables(base, lifted, task.outputs, key)
+    variables = training.place(mesh, base, init, key, lifted.sites if lifted else ())
     labels = training.label(variables, RULES[config.train], lifted.frozen if lifted else ())
     optimizer = training.make_optimizer(config.optimizer, labels, config.steps)
     outputs = make_outputs(base, lifted, config.pooling)
-    step = training.make_step(partial(loss, outputs), optimizer)
-    state, frozen = training.init_state(variables, labels, optimizer, key)
+    state, frozen, shardings = training.place_state(mesh, variables, labels, optimizer, key)
+    step = training.make_step(partial(loss, outputs), optimizer, shardings)
     del variables  # the step donates the trainable ones
     console.print(f"parameters: {training.summary(training.join(state.trainable, frozen), labels)}")
 
@@ -104,7 +113,9 @@ def main(config: ConfigDict, workdir: Path | None) -> None:
         return
 
     # ---- Training
-    training.open_workdir(workdir, config.to_dict())
+    with training.together("opening the workdir"):
+        if training.is_first():
+            training.open_workdir(workdir, config.to_dict(), ignore=("mesh",))
     result = training.train(
         step,
         state,
@@ -119,11 +130,16 @@ def main(config: ConfigDict, workdir: Path | None) -> None:
             train=config.train,
             seed=config.seed,
         ),
-        evaluate=partial(score, jax.jit(outputs), task, test_set, config.evaluation_batch_size),
+        evaluate=partial(
+            score, training.on_mesh(mesh, outputs), task, test_set, config.evaluation_batch_size
+        ),
         evaluate_every=config.evaluate_every,
         checkpoint_every=config.checkpoint_every,
+        batch_sharding=shardings.batch,
         console=console,
     )
+    if not training.is_first():
+        return
     write_report(workdir, config, task, result)
     console.print(
         f"{task.metric} {result.last(f'eval/{task.metric}'):.4f}; {workdir / 'report.html'}"

@@ -1,13 +1,24 @@
-"""Starts an experiment: reads the flags, and says in one line what is wrong with them."""
+"""Starts an experiment: reads the flags, joins other processes, and says in one line what is wrong.
+
+On a pod of TPUs and under SLURM the processes of a run find each other. Elsewhere each is told:
+
+    python -m experiments.finetune … --coordinator=HOST:PORT --processes=4 --process=0
+
+or by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID in its environment.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
+
+from lora_jax import training
 
 Main = Callable[[ConfigDict, Path | None], None]
 
@@ -27,6 +38,12 @@ def launch(main: Main, plan: Callable[[ConfigDict], None] | None = None) -> None
     workdir = flags.DEFINE_string("workdir", None, "Where results go; the same again resumes.")
     dry_run = flags.DEFINE_bool("dry_run", False, "Print the plan and stop.")
     traceback = flags.DEFINE_bool("traceback", False, "Show where an error was raised.")
+    coordinator = flags.DEFINE_string("coordinator", None, "HOST:PORT of the first process.")
+    processes = flags.DEFINE_integer("processes", None, "How many there are; 1: this one alone.")
+    process = flags.DEFINE_integer("process", None, "Which one this is, from 0.")
+    timeout = flags.DEFINE_integer(
+        "process_timeout", 100, "Seconds after which all end if one is gone."
+    )
 
     def run(_: Sequence[str]) -> None:
         if config.value is None:
@@ -36,6 +53,9 @@ def launch(main: Main, plan: Callable[[ConfigDict], None] | None = None) -> None
         if directory is None and not dry_run.value and plan is None:
             sys.exit("error: no --workdir to write to; --dry_run prints the plan without one")
         try:
+            training.connect(
+                coordinator.value, processes.value, process.value, timeout=timeout.value
+            )
             if dry_run.value and plan is not None:
                 plan(config.value)
             else:
@@ -43,9 +63,22 @@ def launch(main: Main, plan: Callable[[ConfigDict], None] | None = None) -> None
         except (ValueError, OSError, FloatingPointError) as error:
             if traceback.value:
                 raise
-            sys.exit(f"error: {error}")
+            _end(error)
 
     app.run(run, flags_parser=_parse_flags)
+
+
+def _end(error: Exception) -> None:
+    """Says what was wrong, and ends in a way that the other processes notice."""
+    if not jax.distributed.is_initialized():
+        sys.exit(f"error: {error}")
+    agreed = isinstance(error, training.TogetherError)
+    if training.is_first() or not agreed:
+        print(f"error in process {jax.process_index()}: {error}", file=sys.stderr, flush=True)
+    if agreed:
+        sys.exit(1)
+    # An orderly end would wait for processes that wait for this one.
+    os._exit(1)
 
 
 def _parse_flags(arguments: list[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import grain
 import numpy as np
@@ -28,38 +28,66 @@ def count(examples: Examples) -> int:
     return len(next(iter(examples.values())))
 
 
+class TrainingBatches:
+    """An endless stream of batches. Its place is the number of batches that it has given."""
+
+    def __init__(
+        self, stream: grain.MapDataset[dict[str, np.ndarray]], batch_size: int, rows: Sequence[int]
+    ) -> None:
+        self._stream = stream
+        self._batch_size = batch_size
+        self._rows = [int(row) for row in rows]
+        self._next = 0
+
+    def __iter__(self) -> TrainingBatches:
+        return self
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        start = self._next * self._batch_size
+        found = [self._stream[start + row] for row in self._rows]
+        self._next += 1
+        return {name: np.stack([row[name] for row in found]) for name in found[0]}
+
+    def get_state(self) -> dict[str, int]:
+        """Returns the place, in JSON."""
+        return {"next_index": self._next}
+
+    def set_state(self, state: Mapping[str, int]) -> None:
+        """Moves to a place."""
+        self._next = state["next_index"]
+
+
 def training_batches(
-    examples: Examples, batch_size: int, *, seed: int, shard: tuple[int, int] = (0, 1)
-) -> grain.DatasetIterator:
+    examples: Examples, batch_size: int, *, seed: int, rows: Sequence[int] | None = None
+) -> TrainingBatches:
     """Makes an endless stream of batches, shuffled anew in each pass over the examples.
 
-    The stream depends on the arguments alone. Every pass holds each example once; a batch may
-    take its first rows from the end of one pass and the others from the next.
+    The stream depends on examples, batch size and seed alone. Every pass holds each example once; a
+    batch may take its first rows from the end of one pass and the others from the next. Processes
+    that read different rows read the same batches between them, however many they are, and a place
+    in the stream is the same for all.
 
     Args:
       examples: name -> array [examples, ...].
       batch_size: rows of a batch, at least 1.
       seed: of the order.
-      shard: (index, count): every process of a group reads its own share of the examples.
+      rows: which rows of each batch to read, as `training.process_rows` says; default all.
 
     Returns:
-      An iterator over `{name: array [batch_size, ...]}` whose `get_state` and `set_state` give and
-      take its place.
+      An iterator over `{name: array [rows, ...]}` whose `get_state` and `set_state` give and take
+      its place.
 
     Raises:
-      ValueError: a batch of no rows, or fewer examples than processes.
+      ValueError: a batch of no rows, rows that it lacks, or no examples.
     """
-    index, shards = shard
-    if batch_size < 1 or not 0 <= index < shards <= count(examples):
+    rows = range(batch_size) if rows is None else rows
+    if not len(rows) or not all(0 <= row < batch_size for row in rows) or not count(examples):
         raise ValueError(
-            f"cannot make batches of {batch_size} from {count(examples)} examples for process "
-            f"{index} of {shards}"
+            f"cannot make batches of {batch_size} from {count(examples)} examples, of which this "
+            f"process reads the rows {list(rows)}"
         )
-    rows = grain.MapDataset.source(_Rows(examples))[index::shards]
-    batches = rows.seed(seed).shuffle().repeat().batch(batch_size, drop_remainder=True)
-    # The rows are in memory: reading ahead in threads would only take cores from the model.
-    direct = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-    return iter(batches.to_iter_dataset(direct))
+    stream = grain.MapDataset.source(_Rows(examples)).seed(seed).shuffle().repeat()
+    return TrainingBatches(stream, batch_size, rows)
 
 
 def evaluation_batches(

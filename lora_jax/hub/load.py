@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array
 
 from lora_jax.hub import llama2c, llama2c_tokenizer
@@ -21,6 +22,7 @@ from lora_jax.hub.quantized import as_quantization
 from lora_jax.hub.safetensors import Tensors, open_tensors
 from lora_jax.hub.tokenizer import Tokenizer
 from lora_jax.models import build
+from lora_jax.models.partition import partition_rules, weight_sharding
 from lora_jax.quantization import accept_quantized
 
 _LARGEST_SIZE = 2**32
@@ -62,6 +64,7 @@ def load_model(
     sha256: str | Mapping[str, str] | None = None,
     revision: str | None = None,
     sharding: ShardingOf | None = None,
+    mesh: Mesh | None = None,
     ignore: Sequence[str] = (),
     quantize: str | Mapping[str, Any] | None = None,
     **options: Any,
@@ -76,7 +79,10 @@ def load_model(
         sha256: what the weight file must hash to; for several files a mapping of names to hashes.
         revision: branch, tag or commit of the repository.
         sharding: gives the sharding of a parameter from its path and shape, as in
-            `lambda path, shape: NamedSharding(mesh, PartitionSpec())`.
+            `lambda path, shape: NamedSharding(mesh, PartitionSpec())`. Then each process reads
+            only the slices that it holds.
+        mesh: splits the params as the rules of the family say (`models.partition_rules`), over
+            axes called "fsdp" and "tensor"; instead of `sharding`.
         ignore: regular expressions of tensors to leave out, besides those known to be unused.
         quantize: `"nf4"` or `"int8"`, or the arguments of `lora.quantize` as a mapping, such as
             `{"kind": "nf4", "keep": ("o_proj",)}`: linear weights are quantised as they are read,
@@ -94,12 +100,16 @@ def load_model(
         ValueError: the family or an option is not known, or a file is corrupt or does not fit.
     """
     quantization = as_quantization(quantize)
+    if mesh is not None and sharding is not None:
+        raise ValueError("give load_model a mesh, or the sharding of each parameter, not both")
     with _open(name_or_path, revision, sha256) as files:
         family = _family(files)
         options["dtype"] = dtype or _stored_dtype(files.tensors)
         config = _config(family, files, options)
         tokenizer = _tokenizer(files, config)
         model = build(config)
+        if mesh is not None:
+            sharding = weight_sharding(mesh, partition_rules(config))
         params = read_params(
             files.tensors,
             family.names(config),

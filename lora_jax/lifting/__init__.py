@@ -6,7 +6,7 @@ from lora_jax.lifting.norms import adapted_norm
 from lora_jax.lifting.packed import Packed, is_packed
 from lora_jax.lifting.program import path_name
 from lora_jax.lifting.roles import Weight
-from lora_jax.lifting.site import Method, Site, is_elementwise
+from lora_jax.lifting.site import Method, Site, carried_axes, is_elementwise
 
 __all__ = [
     "Delta",
@@ -18,6 +18,7 @@ __all__ = [
     "Site",
     "Weight",
     "adapted_norm",
+    "carried_axes",
     "is_elementwise",
     "is_packed",
     "lift_weights",

@@ -125,6 +125,34 @@ def make_site(weight: Weight, method: Method, bias: Weight | None = None) -> Sit
     return site
 
 
+def carried_axes(site: Site) -> dict[str, tuple[int | None, ...]]:
+    """Which axis of the weight each axis of a site's arrays is; None for one that is the method's.
+
+    Found by asking the method again for a weight that is twice as large along one axis: what grows
+    with it, from its very size, is that axis. LoRA's ``a`` is ``(*batch, *in, None)``. An axis that
+    holds a part of the weight's, as in GraLoRA's blocks, is not that axis.
+    """
+    found: dict[str, list[int | None]] = {
+        name: [None] * len(array.shape) for name, array in site.arrays.items()
+    }
+    for axis in (*site.ins, *site.outs):
+        sizes = list(site.shape)
+        sizes[axis] *= 2
+        grown = make_site(dataclasses.replace(site.weight, shape=tuple(sizes)), site.method)
+        for name, array in site.arrays.items():
+            pairs = zip(array.shape, grown.arrays[name].shape, strict=True)
+            for i, (before, after) in enumerate(pairs):
+                if (before, after) == (site.shape[axis], sizes[axis]):
+                    found[name][i] = axis
+    # The layers of a stack cannot be doubled where a method has a rank for each; they come first.
+    for name, array in site.arrays.items():
+        count = len(site.batch)
+        leads = array.shape[:count] == site.weight.sizes(site.batch)
+        if leads and not any(axis is not None for axis in found[name][:count]):
+            found[name][:count] = site.batch
+    return {name: tuple(axes) for name, axes in found.items()}
+
+
 def bias_of(weight: Weight, method: Method, weights: Mapping[str, Weight]) -> Weight | None:
     """The bias beside a weight, one entry for each of its outputs, if the method adapts it."""
     if not hasattr(method, "bias_delta"):

@@ -10,11 +10,13 @@ Projections bear the same names in every family and layers are stacked on a lead
 table serves all families.
 """
 
+import math
 import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from jax.sharding import PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lora_jax.models.registry import build
 
@@ -82,6 +84,61 @@ def partition_rules(config: Any) -> tuple[Rule, ...]:
         sizes = [shape[axis] for path, shape in shapes.items() if re.fullmatch(regex, path)]
         rules.append((regex, _split_vocabulary(axis, sizes)))
     return tuple(rule for rule in rules if any(re.fullmatch(rule[0], path) for path in shapes))
+
+
+def weight_sharding(
+    mesh: Mesh, rules: Sequence[Rule]
+) -> Callable[[str, tuple[int, ...]], NamedSharding]:
+    """Gives the sharding of a weight from its path and shape, as `hub.load_model` asks for it.
+
+    Args:
+        mesh: has the axes that the rules name.
+        rules: `(regex, PartitionSpec)` pairs.
+
+    Returns:
+        A function of a path such as `layers/q_proj/kernel` and a shape. It raises a `ValueError`
+        where the mesh does not divide an axis, which says what would.
+    """
+
+    def sharding(path: str, shape: tuple[int, ...]) -> NamedSharding:
+        spec = first_match(rules, f"params/{path}")
+        check_fits(mesh, f"params/{path}", shape, spec)
+        return NamedSharding(mesh, spec)
+
+    return sharding
+
+
+def first_match(rules: Sequence[Rule], path: str) -> PartitionSpec:
+    """The spec of the first rule that matches a whole path; the empty one if none does."""
+    return next((spec for regex, spec in rules if re.fullmatch(regex, path)), PartitionSpec())
+
+
+def check_fits(mesh: Mesh, path: str, shape: tuple[int, ...], spec: PartitionSpec) -> None:
+    """Checks that a mesh divides the axes of an array.
+
+    Raises:
+        ValueError: it does not, or the spec has more axes than the array.
+    """
+    if len(spec) > len(shape):
+        raise ValueError(f"{path} has shape {shape}: too few axes for {spec}")
+    for axis, entry in enumerate(spec):
+        names = () if entry is None else (entry,) if isinstance(entry, str) else entry
+        parts = math.prod(mesh.shape[name] for name in names)
+        if shape[axis] % parts:
+            raise ValueError(
+                f"{path} has shape {shape}: axis {axis} does not divide by mesh "
+                f"{' x '.join(names)} = {parts}; of {mesh.size} devices these would fit: "
+                f"{divisors(shape[axis], mesh.size)}"
+            )
+
+
+def divisors(size: int, limit: int) -> str:
+    """Names the numbers up to a limit that divide a size, for an error message.
+
+    >>> divisors(12, 8)
+    '1, 2, 3, 4, 6'
+    """
+    return ", ".join(str(n) for n in range(1, limit + 1) if size % n == 0)
 
 
 def _split_vocabulary(axis: int, sizes: list[int]) -> PartitionSpec:

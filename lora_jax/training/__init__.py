@@ -18,6 +18,15 @@ from lora_jax.training.labels import (
 from lora_jax.training.loop import Result, train
 from lora_jax.training.metrics import read_rows
 from lora_jax.training.optimizer import Optimizer, make_optimizer, make_schedule
+from lora_jax.training.placement import (
+    check_batch,
+    on_mesh,
+    place,
+    place_batch,
+    place_state,
+    process_rows,
+)
+from lora_jax.training.processes import TogetherError, connect, is_first, together
 from lora_jax.training.progress import Speed, peak_memory
 from lora_jax.training.sharding import (
     Shardings,
@@ -43,11 +52,15 @@ __all__ = [
     "Sink",
     "Speed",
     "TensorBoard",
+    "TogetherError",
     "TrainState",
     "WandB",
     "averaged",
+    "check_batch",
+    "connect",
     "describe_run",
     "init_state",
+    "is_first",
     "join",
     "label",
     "lora_plus",
@@ -55,12 +68,18 @@ __all__ = [
     "make_optimizer",
     "make_schedule",
     "make_step",
+    "on_mesh",
     "open_workdir",
     "peak_memory",
+    "place",
+    "place_batch",
+    "place_state",
+    "process_rows",
     "read_rows",
     "split",
     "step_shardings",
     "summary",
+    "together",
     "train",
     "variable_shardings",
     "versions",

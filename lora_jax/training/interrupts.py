@@ -5,6 +5,8 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
+from lora_jax.training.processes import Vote
+
 
 class StopSignals:
     """While entered, the first SIGINT or SIGTERM is only noted; a second one acts as usual.
@@ -13,6 +15,19 @@ class StopSignals:
     """
 
     received: signal.Signals | None = None
+
+    def __init__(self) -> None:
+        self._vote = Vote()
+
+    def agreed(self) -> signal.Signals | None:
+        """Returns the signal that some process has received, in all of them after the same step.
+
+        To be called once a step by every process.
+        """
+        highest = self._vote.highest(self.received or 0)
+        if highest:
+            self.received = signal.Signals(highest)
+        return self.received if highest else None
 
     def __enter__(self) -> "StopSignals":
         self._previous = {}

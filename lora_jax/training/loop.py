@@ -17,12 +17,14 @@ from lora_jax.training.guard import count_skipped
 from lora_jax.training.interrupts import StopSignals
 from lora_jax.training.labels import join
 from lora_jax.training.metrics import MetricsLog, Row
+from lora_jax.training.placement import place_batch
+from lora_jax.training.processes import is_first, together
 from lora_jax.training.profiler import Profiler
 from lora_jax.training.progress import Progress, Speed
 from lora_jax.training.sinks import Sink, opened
 from lora_jax.training.state import TrainState
 from lora_jax.training.step import StepFn
-from lora_jax.training.watch import OnNonfinite, Watch
+from lora_jax.training.watch import OnNonfinite, Watch, count_tokens
 from lora_jax.training.workdir import check_writable, locked
 
 EvaluateFn = Callable[[PyTree], Mapping[str, float]]
@@ -119,12 +121,13 @@ def train(
       ValueError: the workdir's checkpoint is of another run, or `resume` forbids.
       FloatingPointError: a step was not sound; it is named.
     """
-    first_process = jax.process_index() == 0
+    first_process = is_first()
     _evaluated(state, evaluate_average)  # an optimiser that keeps no average is told so now
 
     with contextlib.ExitStack() as stack:
-        _check_space(workdir, state, keep + 1 + (2 if best else 0))
-        stack.enter_context(locked(workdir if first_process else None))
+        with together("opening the workdir"):
+            _check_space(workdir, state, keep + 1 + (2 if best else 0))
+            stack.enter_context(locked(workdir if first_process else None))
         checkpoints = stack.enter_context(_open(workdir, "checkpoints", identity, keep))
         best_one = stack.enter_context(_open(workdir if best else None, "best", identity, 1))
         if checkpoints and _resumes(checkpoints, resume):
@@ -148,12 +151,10 @@ def train(
                 break
             batch = next(data)
             profiler.before(number)
-            # Nothing goes to the device in passing: the batch by name, the rest is there.
-            with jax.transfer_guard("disallow"):
-                state, metrics = step(state, frozen, jax.device_put(batch, batch_sharding))
+            state, metrics = _advance(step, state, frozen, batch, batch_sharding)
             watch.push(number, metrics, batch)
             profiler.after(number, state)
-            stopping = stop.received
+            stopping = stop.agreed()
 
             if evaluate and _due(number, evaluate_every, steps):
                 with watch.apart():
@@ -174,6 +175,18 @@ def train(
         if best and gave_up:
             progress.note(f"stopped early, after step {state.step}: {best.reason()}")
     return Result(state, log.rows)
+
+
+def _advance(
+    step: StepFn, state: TrainState, frozen: PyTree, batch: PyTree, sharding: Sharding | None
+) -> tuple[TrainState, Mapping[str, Any]]:
+    # Nothing goes to the device in passing: the batch by name, the rest is there.
+    with jax.transfer_guard("disallow"):
+        placed = place_batch(batch, sharding)
+        state, metrics = step(state, frozen, placed)
+    if jax.process_count() > 1:  # each has rows of its own: those of all are on the devices
+        metrics = {**metrics, "tokens": count_tokens(placed)}
+    return state, metrics
 
 
 def _due(step: int, every: int, steps: int) -> bool:

@@ -15,15 +15,15 @@ import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-from lora_jax.lifting import Site, is_packed, path_name
+from lora_jax.lifting import Site, carried_axes, is_packed, path_name
+from lora_jax.models.partition import Rule, check_fits, divisors, first_match
 from lora_jax.quantization import packed_shardings
+from lora_jax.training.identity import Config
 from lora_jax.training.labels import split
 from lora_jax.training.optimizer import Optimizer
 from lora_jax.training.state import TrainState
 
 AXES = ("data", "fsdp", "tensor")
-
-Rule = tuple[str, PartitionSpec]
 
 
 class Shardings(NamedTuple):
@@ -34,9 +34,7 @@ class Shardings(NamedTuple):
     batch: NamedSharding
 
 
-def make_mesh(
-    config: Mapping[str, int] | None = None, devices: Sequence[jax.Device] | None = None
-) -> Mesh:
+def make_mesh(config: Config | None = None, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Arranges the devices.
 
     Args:
@@ -51,7 +49,7 @@ def make_mesh(
       ValueError: an unknown axis, or sizes whose product is not the number of devices.
     """
     devices = jax.devices() if devices is None else devices
-    config = {"data": -1} if config is None else config
+    config = dict({"data": -1} if config is None else config)
     for name in config:
         if name not in AXES:
             raise ValueError(f"mesh.{name}: no such axis; the axes are {', '.join(AXES)}")
@@ -71,9 +69,10 @@ def variable_shardings(
       variables: `{"params": ..., "adapter": ..., "head": ...}`, arrays or abstract shapes.
       rules: `(regex, PartitionSpec)` pairs; the first regex that matches a whole path, such as
         `params/layers/q_proj/kernel`, wins. An array that none matches is replicated.
-      sites: `lifted.sites`. An array of an adapter is split as its weight is: LoRA's `a` along the
-        batch and input axes, `b` along the batch and output axes, the rank along none; others are
-        replicated. The arrays of a quantised weight are split as the weight is.
+      sites: `lifted.sites`. An array of an adapter is split as its weight is, along those of its
+        axes that are axes of the weight: LoRA's `a` along the batch and input axes, `b` along the
+        batch and output axes, the rank along none. The arrays of a quantised weight are split as
+        the weight is.
 
     Returns:
       The same tree of `NamedSharding`s: for `jax.device_put(variables, shardings)` and
@@ -89,7 +88,7 @@ def variable_shardings(
     for site in sites:
         specs.update(_factor_specs(site, specs, shapes))
     for path, shape in shapes.items():
-        _check_fits(mesh, path, shape, specs[path])
+        check_fits(mesh, path, shape, specs[path])
     placed: list[PyTree] = []
     for (_, leaf), path in zip(leaves, shapes, strict=True):
         sharding = NamedSharding(mesh, specs[path])
@@ -146,7 +145,7 @@ def _fill_in(sizes: list[int], count: int) -> tuple[int, ...]:
         multiple = "a multiple of " if -1 in sizes else ""
         raise ValueError(
             f"mesh {asked} needs {multiple}{given} devices and there are {count}; "
-            f"sizes that divide {count}: {_divisors(count, count)}"
+            f"sizes that divide {count}: {divisors(count, count)}"
         )
     return tuple(count // given if size == -1 else size for size in sizes)
 
@@ -157,8 +156,7 @@ def _first_matches(paths: Sequence[str], rules: Sequence[Rule]) -> dict[str, Par
             raise ValueError(
                 f"the sharding rule {regex!r} matches nothing, in {list(paths)[:3]} ..."
             )
-    matches = {path: [spec for regex, spec in rules if re.fullmatch(regex, path)] for path in paths}
-    return {path: found[0] if found else PartitionSpec() for path, found in matches.items()}
+    return {path: first_match(rules, path) for path in paths}
 
 
 def _factor_specs(
@@ -166,29 +164,8 @@ def _factor_specs(
 ) -> dict[str, PartitionSpec]:
     path = f"params/{site.path}"
     weight = tuple(specs[path]) + (None,) * (len(shapes[path]) - len(specs[path]))
-    batch, ins, outs = (
-        [weight[axis] for axis in axes] for axes in (site.batch, site.ins, site.outs)
-    )
     found = {
-        f"adapter/{site.path}/a": PartitionSpec(*batch, *ins, None),
-        f"adapter/{site.path}/b": PartitionSpec(*batch, None, *outs),
+        f"adapter/{site.path}/{name}": [None if axis is None else weight[axis] for axis in axes]
+        for name, axes in carried_axes(site).items()
     }
-    return {name: spec for name, spec in found.items() if name in shapes}
-
-
-def _check_fits(mesh: Mesh, path: str, shape: tuple[int, ...], spec: PartitionSpec) -> None:
-    if len(spec) > len(shape):
-        raise ValueError(f"{path} has shape {shape}: too few axes for {spec}")
-    for axis, entry in enumerate(spec):
-        names = () if entry is None else (entry,) if isinstance(entry, str) else entry
-        parts = math.prod(mesh.shape[name] for name in names)
-        if shape[axis] % parts:
-            raise ValueError(
-                f"{path} has shape {shape}: axis {axis} does not divide by mesh "
-                f"{' x '.join(names)} = {parts}; of {mesh.size} devices these would fit: "
-                f"{_divisors(shape[axis], mesh.size)}"
-            )
-
-
-def _divisors(size: int, limit: int) -> str:
-    return ", ".join(str(n) for n in range(1, limit + 1) if size % n == 0)
+    return {name: PartitionSpec(*spec) for name, spec in found.items() if name in shapes}

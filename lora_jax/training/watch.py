@@ -83,7 +83,7 @@ class Watch:
             self._in_a_row = 0
         metrics |= {"skipped": skipped} if skipped else {}
         metrics["seconds"] = time.perf_counter() - self._since
-        metrics["tokens"] = count_tokens(batch)
+        metrics["tokens"] = int(metrics.get("tokens", count_tokens(batch)))
         self.restart()
         self._progress.update(step, self._write(step, metrics))
 
@@ -124,7 +124,7 @@ class Watch:
         )
 
 
-def count_tokens(batch: PyTree) -> int:
+def count_tokens(batch: PyTree) -> Any:
     """Counts the real tokens of a batch.
 
     Those of its `mask`, or of its `segments` that are not padding; its rows if it has neither.
@@ -132,7 +132,7 @@ def count_tokens(batch: PyTree) -> int:
     if isinstance(batch, Mapping):
         for name in ("mask", "segments"):
             if name in batch:
-                return int(np.count_nonzero(batch[name]))
+                return (batch[name] != 0).sum()
     return len(jax.tree.leaves(batch)[0])
 
 

@@ -1,6 +1,5 @@
 """The loader: every example once a pass, the same stream each time, and resumable anywhere."""
 
-import collections
 import itertools
 import json
 
@@ -50,18 +49,39 @@ def test_a_resumed_stream_goes_on_as_if_never_stopped(count, batch_size, place, 
     assert rows(resumed, 3) == whole[place:]
 
 
-def test_processes_share_the_examples_out_among_them():
-    shards = [training_batches(examples(7), 1, seed=0, shard=(i, 3)) for i in range(3)]
-    sizes = (3, 2, 2)
-    seen = [set(itertools.chain(*rows(s, n))) for s, n in zip(shards, sizes, strict=True)]
-    assert collections.Counter(itertools.chain(*seen)) == dict.fromkeys(range(7), 1)
+@given(st.integers(1, 9), st.sampled_from([1, 2, 3, 6]), st.integers(0, 3))
+def test_processes_read_the_same_batches_however_many_they_are(count, processes, seed):
+    whole = rows(training_batches(examples(count), 6, seed=seed), 4)
+    each = 6 // processes
+    parts = [
+        rows(
+            training_batches(examples(count), 6, seed=seed, rows=range(p * each, (p + 1) * each)), 4
+        )
+        for p in range(processes)
+    ]
+    assert [list(itertools.chain(*batch)) for batch in zip(*parts, strict=True)] == whole
 
 
-@pytest.mark.parametrize("arguments", [(0, (0, 1)), (4, (1, 1)), (4, (-1, 2)), (4, (0, 9))])
-def test_impossible_batches_are_refused(arguments):
-    batch_size, shard = arguments
+def test_a_stream_goes_on_with_another_number_of_processes():
+    whole = rows(training_batches(examples(7), 4, seed=1), 5)
+    first = training_batches(examples(7), 4, seed=1, rows=[2, 3])
+    rows(first, 3)
+    resumed = training_batches(examples(7), 4, seed=1)
+    resumed.set_state(first.get_state())
+    assert rows(resumed, 2) == whole[3:]
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "some"), [(0, None), (4, [4]), (4, [-1]), (4, []), (-2, None)]
+)
+def test_impossible_batches_are_refused(batch_size, some):
     with pytest.raises(ValueError, match="cannot make batches"):
-        training_batches(examples(8), batch_size, seed=0, shard=shard)
+        training_batches(examples(8), batch_size, seed=0, rows=some)
+
+
+def test_a_stream_of_no_examples_is_refused():
+    with pytest.raises(ValueError, match="from 0 examples"):
+        training_batches(examples(0), 4, seed=0)
 
 
 @given(st.integers(1, 9), st.integers(1, 5))
