@@ -180,9 +180,9 @@ def train(
 def _advance(
     step: StepFn, state: TrainState, frozen: PyTree, batch: PyTree, sharding: Sharding | None
 ) -> tuple[TrainState, Mapping[str, Any]]:
-    # Nothing goes to the device in passing: the batch by name, the rest is there.
+    placed = place_batch(batch, sharding)
+    # Nothing goes to the device in passing: the batch went by name, the rest is there.
     with jax.transfer_guard("disallow"):
-        placed = place_batch(batch, sharding)
         state, metrics = step(state, frozen, placed)
     if jax.process_count() > 1:  # each has rows of its own: those of all are on the devices
         metrics = {**metrics, "tokens": count_tokens(placed)}
