@@ -1,6 +1,7 @@
 """Tasks: labelled texts and questions with answers, turned into tokens and batches."""
 
 from lora_jax.data.encode import Examples, encode
+from lora_jax.data.encode_text import EncodedPrompts, EncodedTexts, TextEncoder
 from lora_jax.data.loader import count, evaluation_batches, training_batches
 from lora_jax.data.packing import bucket, efficiency, pack, pad
 from lora_jax.data.registry import is_text_task, load_task, load_text_task
@@ -10,9 +11,12 @@ from lora_jax.data.tasks.glue import glue
 from lora_jax.data.text_task import TextRecord, TextTask, Turn
 
 __all__ = [
+    "EncodedPrompts",
+    "EncodedTexts",
     "Examples",
     "Record",
     "Task",
+    "TextEncoder",
     "TextRecord",
     "TextTask",
     "Turn",

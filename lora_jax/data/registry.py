@@ -81,6 +81,27 @@ def load_text_task(name: str, options: Mapping[str, Any] | None = None) -> TextT
     return _make(TEXT_TASKS[name], name, options)
 
 
+def task_options(name: str) -> dict[str, Any]:
+    """The options of a task and their defaults, for a config.
+
+    Args:
+      name: a key of `TASKS` or `TEXT_TASKS`.
+
+    Returns:
+      option -> default, of the options whose default is a number, a text or None.
+
+    Raises:
+      ValueError: there is no such task.
+
+    >>> task_options("sroie")
+    {'directory': None, 'show': 'image', 'bad_rows': 'raise'}
+    """
+    maker = TEXT_TASKS[name] if is_text_task(name) else TASKS[name]
+    defaults = {p.name: p.default for p in inspect.signature(maker).parameters.values()}
+    plain = (str, int, float, bool, tuple, type(None))
+    return {key: value for key, value in defaults.items() if isinstance(value, plain)}
+
+
 def _make(maker: Callable[..., Any], name: str, options: Mapping[str, Any] | None) -> Any:
     for option in options or {}:
         known(option, inspect.signature(maker).parameters, f"option of task {name!r}")

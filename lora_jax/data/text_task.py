@@ -28,8 +28,8 @@ class TextRecord(NamedTuple):
     """What is said before an answer, and the answer.
 
     Attributes:
-      turns: what comes before: mostly one turn of the user, the prompt. Turns of the assistant
-        among them are learnt too.
+      turns: what comes before: mostly one turn of the user, the prompt; none for a text that is
+        learnt as it is. Turns of the assistant among them are learnt too.
       answer: what a model shall say.
       references: what counts as right, for metrics; empty where only `answer` does.
       fields: what else a metric needs to know.
@@ -64,7 +64,8 @@ class TextTask(NamedTuple):
       about: where the records come from and how they are split.
       train: records to train on.
       test: records to test on; each is one prompt with all its references.
-      metrics: names of metrics, the one that counts first.
+      metrics: keys of `evaluation.METRICS`, the one that counts first; none for texts that are
+        learnt as they are.
       max_new_tokens: tokens of most tokenizers that an answer needs at most.
       validation: records to choose between runs by; empty where the source has none.
       skipped: place and fault of each row that was left out, where that was allowed.
@@ -81,8 +82,8 @@ class TextTask(NamedTuple):
 
     @property
     def metric(self) -> str:
-        """The metric that counts."""
-        return self.metrics[0]
+        """The metric that counts; the loss, where no text is generated."""
+        return self.metrics[0] if self.metrics else "loss"
 
 
 def ask(prompt: str, answer: str, *, system: str = "", **others: Any) -> TextRecord:

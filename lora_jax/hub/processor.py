@@ -83,16 +83,42 @@ class Processor:
         """
         check_name("side", side, SIDES)
         rows = [self.tokenizer.encode([text], special=special).ids[0] for text in texts]
+        self._check_places(rows, images)
+        self._check_videos(rows)
+        pixels, grid = self._prepare(images)
+        ids, mask = self._pad(self._widen(rows, len(images), grid), length, side)
+        return Prompt(ids, mask, self._inputs(ids, mask, pixels, grid))
+
+    def widen(
+        self, ids: Int[np.ndarray, " length"], images: Sequence[Any]
+    ) -> tuple[Int[np.ndarray, " longer"], dict[str, np.ndarray]]:
+        """Makes room for pictures in one text that is tokens already.
+
+        Args:
+            ids: the text, with the image token once for a picture.
+            images: its pictures.
+
+        Returns:
+            The ids, with the token of each picture as often as the model has features of it; and
+            the pictures, as `pixels`, and of Qwen2.5-VL their `grid`.
+
+        Raises:
+            ValueError: as when called.
+        """
+        self._check_videos([ids])
+        self._check_places([ids], images)
+        pixels, grid = self._prepare(images)
+        found = {"pixels": pixels, "grid": grid}
+        widened = self._widen([ids], len(images), grid)[0]
+        return widened, {name: value for name, value in found.items() if value is not None}
+
+    def _check_places(self, rows: Sequence[np.ndarray], images: Sequence[Any]) -> None:
         places = sum(int((row == self.config.image_id).sum()) for row in rows)
         if places != len(images):
             raise ValueError(
                 f"the texts have {places} image tokens, but {len(images)} images were given; a "
                 "text has one such token for each of its images"
             )
-        self._check_videos(rows)
-        pixels, grid = self._prepare(images)
-        ids, mask = self._pad(self._widen(rows, len(images), grid), length, side)
-        return Prompt(ids, mask, self._inputs(ids, mask, pixels, grid))
 
     def _check_videos(self, rows: Sequence[np.ndarray]) -> None:
         video = getattr(self.config, "video_id", None)

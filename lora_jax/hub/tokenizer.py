@@ -102,6 +102,12 @@ class Tokenizer:
         return found
 
     @functools.cached_property
+    def control_tokens(self) -> dict[str, int]:
+        """The tokens that stand for no text, such as `{"</s>": 2}`, wherever they are written."""
+        added = self._tokenizer.get_added_tokens_decoder()
+        return {token.content: i for i, token in added.items() if token.special}
+
+    @functools.cached_property
     def chat_templates(self) -> dict[str, str]:
         """The chat templates of the model by name; empty for a model that has none."""
         return chat.read_templates(self.directory)
@@ -181,6 +187,26 @@ class Tokenizer:
         batch = pad(encodings, length, self._padding() if padded else 0, left=side == "left")
         self._check_ids(batch.ids)
         return batch
+
+    def encode_ragged(self, texts: Sequence[str], *, special: bool = True) -> list[np.ndarray]:
+        """Encodes texts one by one, none padded or cut.
+
+        Args:
+            texts: the texts.
+            special: as of `encode`.
+
+        Returns:
+            Of each text its ids in int32.
+
+        Raises:
+            ValueError: a token is beyond the model's table.
+        """
+        self._tokenizer.no_truncation()
+        found = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=special)
+        ids = [np.array(encoding.ids, np.int32) for encoding in found]
+        for row in ids:
+            self._check_ids(row)
+        return ids
 
     def _padding(self) -> int:
         if self.pad_id is None:
