@@ -23,12 +23,12 @@ def config(data_dir, monkeypatch):
 
 
 def test_it_counts_what_fits_and_what_does_not(config, tmp_path, capsys):
-    config.encoding.length = 300
+    config.encoding.length = 420
     inspect_data.main(config, tmp_path)
     found = json.loads((tmp_path / "results.json").read_text())
     assert found["examples"] + len(found["skipped"]) == 40
     assert 0 < len(found["skipped"]) < 40
-    assert found["longest"] <= 300
+    assert found["longest"] <= 420
     assert found["lost"] == []
     assert found["padded"] < found["packed"] <= 1
     said = capsys.readouterr().out
