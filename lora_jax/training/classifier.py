@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from lora_jax.data import Examples, Task, evaluation_batches
-from lora_jax.evaluation import METRICS
+from lora_jax.evaluation import find_metric
 from lora_jax.hub import Pretrained
 from lora_jax.lifting import Lifted
 from lora_jax.models.heads import classify, init_classifier, pool
@@ -73,4 +73,4 @@ def score(
     batches = evaluation_batches(examples, batch_size)
     found = np.concatenate([np.asarray(outputs(variables, b))[:real] for b, real in batches])
     predicted = found.argmax(-1) if task.classes else found[:, 0]
-    return {task.metric: METRICS[task.metric](predicted, examples["label"])}
+    return {task.metric: find_metric(task.metric)(predicted, examples["label"])}

@@ -28,7 +28,8 @@ SOURCE = Source(
     "GitHub's tuetschek/e2e-dataset",
 )
 ABOUT = "The E2E challenge's training, development and test sets, as published."
-METRICS = ("bleu", "nist", "meteor_exact_stem", "rouge_l_caption", "cider")
+# As the challenge's scripts have them: case is ignored.
+METRICS = ("bleu_lowercase", "nist", "meteor_exact_stem", "rouge_l_caption", "cider")
 _ATTRIBUTE = re.compile(r"([^\[\],]+)\[([^\[\]]*)\]")
 
 

@@ -5,11 +5,11 @@ takes a text for each example and the references of each, one or more; it is a `
 gives one float. How sure that is: `evaluation.bootstrap_interval`.
 """
 
-import difflib
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from lora_jax.data.names import known
 from lora_jax.evaluation.metrics.anls import anls
 from lora_jax.evaluation.metrics.bleu import bleu_statistics, bleu_value
 from lora_jax.evaluation.metrics.choices import choice
@@ -107,9 +107,4 @@ def find_metric(name: str) -> Callable[[Any, Any], float]:
     Raises:
       ValueError: If there is none; the nearest is named.
     """
-    if name not in METRICS:
-        nearest = difflib.get_close_matches(name, METRICS, n=1, cutoff=0.0)[0]
-        raise ValueError(
-            f"unknown metric {name!r}; nearest: {nearest!r}; known: {', '.join(METRICS)}"
-        )
-    return METRICS[name]
+    return METRICS[known(name, METRICS, "metric")]

@@ -1,13 +1,15 @@
 """What holds for every metric: what it refuses, its bounds, and what it may not depend on."""
 
+import ast
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lora_jax.evaluation import METRICS, TextMetric, find_metric
+from lora_jax.evaluation import METRICS, TextMetric, find_metric, metrics
 
 LABELS = [name for name, metric in METRICS.items() if not isinstance(metric, TextMetric)]
 # `meteor` has a test of its own, where WordNet is made.
@@ -158,3 +160,17 @@ def test_an_unknown_metric_is_refused_with_the_nearest():
     with pytest.raises(ValueError, match="unknown metric 'rougeL'; nearest: 'rouge_l'"):
         find_metric("rougeL")
     assert find_metric("bleu") is METRICS["bleu"]
+
+
+def test_a_library_is_imported_only_when_a_metric_of_it_is_computed():
+    # scikit-learn and NLTK take seconds to import; training on another metric need not wait.
+    heavy = {"nltk", "rouge_score", "sacrebleu", "scipy", "sklearn"}
+    sources = list(Path(metrics.__file__).parent.glob("*.py"))
+    assert sources
+    for source in sources:
+        statements = ast.parse(source.read_text(encoding="utf-8")).body
+        names = {
+            statement.module for statement in statements if isinstance(statement, ast.ImportFrom)
+        }
+        names |= {a.name for s in statements if isinstance(s, ast.Import) for a in s.names}
+        assert not {name.split(".")[0] for name in names} & heavy, source.name
