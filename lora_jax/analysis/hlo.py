@@ -11,7 +11,7 @@ import functools
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 # Bits of an entry of each type; those not listed hold no data.
@@ -87,6 +87,10 @@ class Executed(NamedTuple):
     times: int
 
 
+# What an instruction of a computation calls, and how often.
+Calls = Callable[[Instruction, Mapping[str, Instruction]], Iterator[tuple[str, int]]]
+
+
 @dataclasses.dataclass(frozen=True)
 class Program:
     """The program that each device runs, of arrays as they are on one device.
@@ -102,16 +106,7 @@ class Program:
     @functools.cached_property
     def runs(self) -> Mapping[str, int]:
         """How often each computation runs; of a conditional every branch is taken to."""
-        runs: Counter[str] = Counter()
-
-        def visit(name: str, times: int) -> None:
-            runs[name] += times
-            for instruction in self.computations[name].values():
-                for called, trips in self._calls(instruction, self.computations[name]):
-                    visit(called, times * trips)
-
-        visit(self.entry, 1)
-        return runs
+        return self._runs_from(self.entry, self._calls)
 
     @property
     def unknown_loops(self) -> list[str]:
@@ -128,6 +123,35 @@ class Program:
             for instruction in self.computations[name].values():
                 if instruction.opcode in opcodes:
                     yield Executed(instruction, self.computations[name], times)
+
+    def in_loop(self, loop: Executed, *opcodes: str) -> Iterator[Executed]:
+        """The instructions that a loop runs, but for those of loops within it."""
+        body = _CALLED.search(loop.instruction.attributes)
+        assert body is not None, loop.instruction
+        trips = self._trips(loop.instruction, loop.computation) or 1
+
+        def calls(
+            instruction: Instruction, computation: Mapping[str, Instruction]
+        ) -> Iterator[tuple[str, int]]:
+            if instruction.opcode != "while":
+                yield from self._calls(instruction, computation)
+
+        for name, times in self._runs_from(body[1], calls).items():
+            for instruction in self.computations[name].values():
+                if instruction.opcode in opcodes:
+                    yield Executed(instruction, self.computations[name], loop.times * trips * times)
+
+    def _runs_from(self, start: str, calls: Calls) -> Mapping[str, int]:
+        runs: Counter[str] = Counter()
+
+        def visit(name: str, times: int) -> None:
+            runs[name] += times
+            for instruction in self.computations[name].values():
+                for called, trips in calls(instruction, self.computations[name]):
+                    visit(called, times * trips)
+
+        visit(start, 1)
+        return runs
 
     def _calls(
         self, instruction: Instruction, computation: Mapping[str, Instruction]

@@ -1,5 +1,6 @@
 """Files of pretrained models: Hugging Face checkpoints to params, texts to token ids."""
 
+from lora_jax.hub.abstract import PUBLISHED_SHAPES, abstract_model
 from lora_jax.hub.encoded import Encoded
 from lora_jax.hub.hashes import hash_file, hash_params
 from lora_jax.hub.images import ImageProcessor
@@ -15,6 +16,7 @@ from lora_jax.hub.stream import TextStream
 from lora_jax.hub.tokenizer import Tokenizer
 
 __all__ = [
+    "PUBLISHED_SHAPES",
     "Encoded",
     "ImageProcessor",
     "PatchProcessor",
@@ -24,6 +26,7 @@ __all__ = [
     "Prompt",
     "TextStream",
     "Tokenizer",
+    "abstract_model",
     "hash_file",
     "hash_params",
     "lift_peft",

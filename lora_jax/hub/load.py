@@ -1,7 +1,6 @@
 """Loading a pretrained model: its function, its params and its tokenizer."""
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from lora_jax.hub import llama2c, llama2c_tokenizer
-from lora_jax.hub.families import FAMILIES, Family
+from lora_jax.hub.config import find_family, make_config
 from lora_jax.hub.files import find_model, read_json
 from lora_jax.hub.images import ImageProcessor
 from lora_jax.hub.params import DTYPES, ShardingOf, read_params
@@ -24,8 +23,6 @@ from lora_jax.hub.tokenizer import Tokenizer
 from lora_jax.models import build
 from lora_jax.models.partition import partition_rules, weight_sharding
 from lora_jax.quantization import accept_quantized
-
-_LARGEST_SIZE = 2**32
 
 
 class Pretrained(NamedTuple):
@@ -103,9 +100,9 @@ def load_model(
     if mesh is not None and sharding is not None:
         raise ValueError("give load_model a mesh, or the sharding of each parameter, not both")
     with _open(name_or_path, revision, sha256) as files:
-        family = _family(files)
+        family = find_family(files.fields, files.config_file)
         options["dtype"] = dtype or _stored_dtype(files.tensors)
-        config = _config(family, files, options)
+        config = make_config(files.fields, files.config_file, **options)
         tokenizer = _tokenizer(files, config)
         model = build(config)
         if mesh is not None:
@@ -158,49 +155,6 @@ def _read_fields(directory: Path) -> dict[str, Any]:
     generation = directory / "generation_config.json"
     ends = read_json(generation).get("eos_token_id") if generation.is_file() else None
     return fields if ends is None else fields | {"eos_token_id": ends}
-
-
-def _family(files: _Files) -> Family:
-    model_type = files.fields.get("model_type")
-    if model_type not in FAMILIES:
-        raise ValueError(
-            f"{files.config_file} has model_type {model_type!r}; supported: {', '.join(FAMILIES)}"
-        )
-    return FAMILIES[model_type]
-
-
-def _config(family: Family, files: _Files, options: Mapping[str, Any]) -> Any:
-    try:
-        config = family.read_config(files.fields, dtype=options["dtype"])
-        _check_options(config, options)
-        config = family.read_config(files.fields, **options)
-        _check_sizes(config)
-        return config
-    except ValueError as error:
-        raise ValueError(f"{files.config_file}: {error}") from error
-    except (TypeError, ZeroDivisionError) as error:
-        # A size that is a text, or 0, or given twice: by the file and as an option.
-        raise ValueError(
-            f"{files.config_file} does not go together with the options {', '.join(options)}: "
-            f"{error}"
-        ) from error
-
-
-def _check_options(config: Any, options: Mapping[str, Any]) -> None:
-    known = [field.name for field in dataclasses.fields(config)]
-    if unknown := [name for name in options if name not in known]:
-        raise ValueError(
-            f"the family {config.model_type!r} has no option {', '.join(unknown)}; "
-            f"it has {', '.join(known)}"
-        )
-
-
-def _check_sizes(config: Any) -> None:
-    for field in dataclasses.fields(config):
-        size = getattr(config, field.name)
-        whole = field.type is int and not field.name.endswith("_id")
-        if whole and not (isinstance(size, int) and 0 <= size < _LARGEST_SIZE):
-            raise ValueError(f"makes {field.name} {size!r}, which is no size of a model")
 
 
 def _stored_dtype(tensors: Tensors) -> str:

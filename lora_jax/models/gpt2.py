@@ -88,17 +88,18 @@ class GPT2Config:
 
 
 # Layers, width and heads of table 2.1 of Brown et al., 2020. The 13B row of that table says 5140,
-# which is not 40 heads of 128.
+# which is not 40 heads of 128, and the 1.3B row 24 heads of 128, which are not 2048.
 _GPT3_SHAPES = {
     "125M": (12, 768, 12),
     "350M": (24, 1024, 16),
     "760M": (24, 1536, 16),
-    "1.3B": (24, 2048, 24),
+    "1.3B": (24, 2048, 16),
     "2.7B": (32, 2560, 32),
     "6.7B": (32, 4096, 32),
     "13B": (40, 5120, 40),
     "175B": (96, 12288, 96),
 }
+GPT3_SIZES = tuple(_GPT3_SHAPES)
 
 
 def gpt3_config(size: str, **options: object) -> GPT2Config:

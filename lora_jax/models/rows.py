@@ -29,11 +29,20 @@ def keep_rows_split(carry: _CarryT) -> _CarryT:
     """
     parts: tuple[Any, ...] = carry if isinstance(carry, tuple) else (carry,)
     hidden, *rest = parts
-    mesh = jax.sharding.get_abstract_mesh()
-    axes = tuple(name for name in BATCH_AXES if name in mesh.axis_names)
-    shares = math.prod(mesh.shape[name] for name in axes)
-    if shares == 1 or hidden.ndim != 3 or hidden.shape[0] % shares:
+    if hidden.ndim != 3 or shares(hidden.shape[0]) == 1:
         return carry
-    hidden = lax.with_sharding_constraint(hidden, PartitionSpec(axes))
+    hidden = lax.with_sharding_constraint(hidden, PartitionSpec(_axes()))
     split: Any = (hidden, *rest) if isinstance(carry, tuple) else hidden
     return split
+
+
+def shares(rows: int) -> int:
+    """How many parts the rows of a batch are split into by the mesh in use; 1 if they are not."""
+    mesh = jax.sharding.get_abstract_mesh()
+    count = math.prod(mesh.shape[name] for name in _axes())
+    return count if rows % count == 0 else 1
+
+
+def _axes() -> tuple[str, ...]:
+    names = jax.sharding.get_abstract_mesh().axis_names
+    return tuple(name for name in BATCH_AXES if name in names)

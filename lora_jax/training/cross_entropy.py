@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from lora_jax.models.outputs import Head, Outputs
+from lora_jax.models.rows import shares
 
 CHUNK = 512
 
@@ -38,8 +39,9 @@ def cross_entropy(targets: Int[ArrayLike, "batch length"], chunk: int = CHUNK) -
 
     Args:
       targets: what is to be predicted at each place, below the size of the vocabulary.
-      chunk: tokens of a chunk, at least 1; of each row it takes as many as of the others, so that
-        a batch which is split over devices stays so. Fewer than some 512 are slower.
+      chunk: tokens of a chunk on each device, at least 1; of each row it takes as many as of the
+        others, so that a batch which is split over devices stays so. Fewer than some 512 are
+        slower, and gather a head that is split more often.
 
     Returns:
       What `apply(params, ids, outputs=...)` takes to return `TokenLosses`.
@@ -59,7 +61,7 @@ def _in_chunks(
     head: Head,
 ) -> TokenLosses:
     batch, length = targets.shape
-    count = math.ceil(length / max(1, chunk // batch))
+    count = math.ceil(length / max(1, chunk * shares(batch) // batch))
     columns = math.ceil(length / count)
 
     def split(x: Array) -> Array:
