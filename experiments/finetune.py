@@ -3,38 +3,40 @@
     python -m experiments.finetune --config=configs/finetune.py --workdir=runs/finetune
 
 The same command resumes a run that was stopped or killed, and ends with the same bits. Writes
-config.json, metrics.jsonl, checkpoints/, results.json and report.html.
+config.json, metrics.jsonl, checkpoints/, results.json and report.html. More flags:
+
+    --resume=never      refuse to go on with a run that was begun (must: refuse to begin one)
+    --tensorboard       curves for TensorBoard, in WORKDIR/tensorboard
+    --wandb             curves for Weights & Biases
+    --profile           a trace of three steps, in WORKDIR/profile
+    --dry_run           only say what would be done
 """
 
 from __future__ import annotations
 
-import shlex
-import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
+from absl import flags
 from ml_collections import ConfigDict
 from rich.console import Console
 
 import lora_jax as lora
+from experiments.finetune_report import write_report
 from experiments.launch import launch
 from lora_jax import hub, training
-from lora_jax.data import Task, encode, load_task, training_batches
-from lora_jax.reports import (
-    Curve,
-    Section,
-    curves_plot,
-    html,
-    installed_versions,
-    plan,
-    render_page,
-    write_page,
-    write_results,
-)
+from lora_jax.analysis import chip_of
+from lora_jax.data import encode, load_task, training_batches
+from lora_jax.reports import plan
 from lora_jax.training.classifier import init_variables, loss, make_outputs, score
 from lora_jax.training.labels import nearest
+from lora_jax.training.loop import Resume
+
+# Fields that may be other ones when a run resumes.
+MAY_CHANGE = ("checkpoint_every", "keep", "mesh", "on_nonfinite")
 
 RULES = {"lora": training.LORA, "head": training.HEAD_ONLY, "full": training.FULL}
 
@@ -57,22 +59,38 @@ def defaults() -> ConfigDict:
     config.steps = 300
     config.batch_size = 16
     config.optimizer = ConfigDict({"name": "adamw", "learning_rate": 1e-3, "schedule": "linear"})
-    config.optimizer.update(warmup=0.1, weight_decay=0.01, clip=1.0)
+    config.optimizer.update(warmup=0.1, warmup_tokens=0, decay=0.1, final=0.0)
+    config.optimizer.update(weight_decay=0.01, no_decay=(), clip=1.0, spike=0.0)
+    config.optimizer.update(lora_plus=0.0, ema=0.0)
     config.optimizer.groups = ConfigDict({"head": {"multiplier": 5.0}})
     config.evaluation_batch_size = 96
     config.evaluate_every = 100  # steps
+    config.evaluate_average = False  # of what optimizer.ema averages
+    # Keeps the checkpoint of the best "accuracy", say; so many worse ones in a row end the run.
+    config.best = ConfigDict({"metric": "", "mode": "max", "patience": 0})
     config.checkpoint_every = 100
+    config.keep = 2  # checkpoints
+    config.on_nonfinite = "stop"  # or "skip" the step
     config.lock()
     return config
 
 
-def main(config: ConfigDict, workdir: Path | None) -> None:
+def main(
+    config: ConfigDict,
+    workdir: Path | None,
+    resume: Resume = "auto",
+    tensorboard: bool = False,
+    wandb: bool = False,
+    profile: bool = False,
+) -> None:
     """Trains, or prints the plan if there is no workdir."""
     console = Console(highlight=False, soft_wrap=True, quiet=not training.is_first())
     if config.steps < 1:
         raise ValueError(f"steps = {config.steps}: at least 1 is needed")
-    if config.train not in RULES:
-        raise ValueError(f"train = {config.train!r}; nearest: {nearest(config.train, list(RULES))}")
+    check_choice("train", config.train, RULES)
+    check_choice("on_nonfinite", config.on_nonfinite, ("stop", "skip"))
+    best = training.Best(**config.best) if config.best.metric else None
+    sinks = make_sinks(config, tensorboard, wandb)
 
     mesh = training.make_mesh(config.mesh)
     rows = training.process_rows(mesh, config.batch_size)
@@ -81,6 +99,8 @@ def main(config: ConfigDict, workdir: Path | None) -> None:
     # ---- The task and the frozen base
     with training.together("reading the task and the base"):
         task = load_task(config.task.name, config.task.options)
+        if best:
+            check_choice("best.metric", best.metric, (task.metric,))
         base = hub.load_model(
             config.model.path,
             dtype=config.model.dtype,
@@ -92,6 +112,10 @@ def main(config: ConfigDict, workdir: Path | None) -> None:
         train_set = encode(task.train, base.tokenizer, config.length)
         test_set = encode(task.test, base.tokenizer, config.length)
     batches = training_batches(train_set, config.batch_size, seed=config.seed, rows=rows)
+    shapes = {
+        name: jax.ShapeDtypeStruct((config.batch_size, *x.shape[1:]), x.dtype)
+        for name, x in train_set.items()
+    }
 
     # ---- What trains, beside what is frozen
     lifted = lift(config, base) if config.train == "lora" else None
@@ -99,7 +123,8 @@ def main(config: ConfigDict, workdir: Path | None) -> None:
     init = lambda base, key: init_variables(base, lifted, task.outputs, key)
     variables = training.place(mesh, base, init, key, lifted.sites if lifted else ())
     labels = training.label(variables, RULES[config.train], lifted.frozen if lifted else ())
-    optimizer = training.make_optimizer(config.optimizer, labels, config.steps)
+    tokens = config.batch_size * float(train_set["mask"].mean(0).sum())  # of a step
+    optimizer = training.make_optimizer(config.optimizer, labels, config.steps, tokens)
     outputs = make_outputs(base, lifted, config.pooling)
     state, frozen, shardings = training.place_state(mesh, variables, labels, optimizer, key)
     step = training.make_step(partial(loss, outputs), optimizer, shardings)
@@ -109,13 +134,14 @@ def main(config: ConfigDict, workdir: Path | None) -> None:
     if workdir is None:
         console.print(lifted or f"no adapter: {config.train}", markup=False)
         console.print(plan.describe_task(task, train_set, base.tokenizer), markup=False)
-        console.print(plan.describe_cost(step, state, frozen, next(batches)))
+        console.print(plan.describe_cost(step, state, frozen, shapes))
+        console.print(describe_training(config, optimizer, tokens, best), markup=False)
         return
 
     # ---- Training
     with training.together("opening the workdir"):
         if training.is_first():
-            training.open_workdir(workdir, config.to_dict(), ignore=("mesh",))
+            training.open_workdir(workdir, config.to_dict(), ignore=MAY_CHANGE)
     result = training.train(
         step,
         state,
@@ -134,8 +160,16 @@ def main(config: ConfigDict, workdir: Path | None) -> None:
             score, training.on_mesh(mesh, outputs), task, test_set, config.evaluation_batch_size
         ),
         evaluate_every=config.evaluate_every,
+        evaluate_average=config.evaluate_average,
+        best=best,
         checkpoint_every=config.checkpoint_every,
         batch_sharding=shardings.batch,
+        keep=config.keep,
+        on_nonfinite=config.on_nonfinite,
+        resume=resume,
+        sinks=sinks,
+        profile=profile,
+        speed=find_speed(step, state, frozen, shapes),
         console=console,
     )
     if not training.is_first():
@@ -153,48 +187,61 @@ def lift(config: ConfigDict, base: hub.Pretrained) -> lora.Lifted:
     return lora.lift(base.apply, base.params, ids, ids, ids, method=method, targets=config.targets)
 
 
-def write_report(workdir: Path, config: ConfigDict, task: Task, result: training.Result) -> None:
-    """Writes results.json and report.html."""
-    name, versions = f"eval/{task.metric}", installed_versions()
-    last, (best_step, best) = result.last(name), result.best(name)
-    scores = {task.metric: last, f"best_{task.metric}": best, "best_step": best_step}
-    write_results(
-        workdir / "results.json",
-        {**scores, "loss": result.last("loss"), "config": config.to_dict(), "versions": versions},
-    )
-    page = render_page(
-        f"{config.model.name} on {task.name}",
-        [
-            Section(
-                "Curves",
-                [
-                    html.figure(_curve(result, "loss"), "Training loss."),
-                    html.figure(_curve(result, name), f"{task.metric} on the test set."),
-                ],
-            ),
-            Section("Task", [html.paragraph(task.about)]),
-            Section(
-                "How to repeat it",
-                [
-                    html.command(
-                        shlex.join(["python", "-m", "experiments.finetune", *sys.argv[1:]])
-                    ),
-                    html.settings(config.to_dict()),
-                    html.fields(versions),
-                ],
-            ),
-        ],
-        lead=f"{config.train}, {config.steps} steps of {config.batch_size}, seed {config.seed}.",
-        finding=f"{task.metric} {last:.4f} at the end; best {best:.4f}, after step {best_step}.",
-    )
-    write_page(workdir / "report.html", page)
+def check_choice(field: str, value: str, choices: Collection[str]) -> None:
+    """Refuses what is none of the choices."""
+    if value not in choices:
+        raise ValueError(f"{field} = {value!r}; nearest: {nearest(value, list(choices))}")
 
 
-def _curve(result: training.Result, metric: str) -> str:
-    rows: Sequence[dict] = [row for row in result.rows if row.get(metric) is not None]
-    curve = Curve(metric, [row["step"] for row in rows], [row[metric] for row in rows])
-    return curves_plot([curve], y_label=metric)
+def make_sinks(config: ConfigDict, tensorboard: bool, wandb: bool) -> list[training.Sink]:
+    """Says where metrics go besides metrics.jsonl."""
+    sinks: list[training.Sink] = [training.TensorBoard()] if tensorboard else []
+    return [*sinks, training.WandB("lora_jax", config.to_dict())] if wandb else sinks
+
+
+def find_speed(
+    step: Any, state: training.TrainState, frozen: Any, batch: Mapping[str, Any]
+) -> training.Speed | None:
+    """Counts the operations of a step, if the peak of the devices is known to compare with."""
+    chip = chip_of(jax.devices()[0].device_kind)
+    if chip is None:
+        return None
+    flops = plan.matmul_flops(step.trace(state, frozen, batch).jaxpr.jaxpr)
+    return training.Speed(flops, chip.flops * jax.device_count())
+
+
+def describe_training(
+    config: ConfigDict, optimizer: training.Optimizer, tokens: float, best: training.Best | None
+) -> str:
+    """Describes what the steps will be, for the plan."""
+    some = sorted({1, *(round(config.steps * part) for part in (0.1, 0.5, 0.9)), config.steps})
+    rates = ", ".join(f"{float(optimizer.schedule(step - 1)):.2e} in step {step}" for step in some)
+    settings = ", ".join(f"{name} {value}" for name, value in config.optimizer.to_dict().items())
+    kept = f"the newest {config.keep}" + (f" and that of the best {best.metric}" if best else "")
+    patience = f", {best.patience} worse ones end it" if best and best.patience else ""
+    return "\n".join(
+        (
+            f"{config.steps} steps of {config.batch_size} examples, some {tokens:,.0f} tokens each",
+            f"optimizer: {settings}",
+            f"learning rate: {rates}",
+            f"evaluation every {config.evaluate_every or config.steps} steps{patience}; checkpoint "
+            f"every {config.checkpoint_every or config.steps}, {kept} are kept",
+            f"a step whose loss or gradient is not finite: {config.on_nonfinite}",
+        )
+    )
 
 
 if __name__ == "__main__":
-    launch(main)
+    launch(
+        main,
+        resume=flags.DEFINE_enum(
+            "resume",
+            "auto",
+            ["auto", "never", "must"],
+            "auto: from the newest checkpoint of the workdir, if there is one. never: refuse to "
+            "start where there is one. must: refuse to start where there is none.",
+        ),
+        tensorboard=flags.DEFINE_bool("tensorboard", False, "Write curves for TensorBoard."),
+        wandb=flags.DEFINE_bool("wandb", False, "Send curves to Weights & Biases (WANDB_MODE)."),
+        profile=flags.DEFINE_bool("profile", False, "Write a trace of three steps."),
+    )

@@ -10,6 +10,7 @@ or by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID in its envir
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,17 +21,22 @@ from ml_collections import ConfigDict, config_flags
 
 from lora_jax import training
 
-Main = Callable[[ConfigDict, Path | None], None]
+Main = Callable[..., None]
 
 
-def launch(main: Main, plan: Callable[[ConfigDict], None] | None = None) -> None:
-    """Runs `main(config, workdir)`; a `workdir` of None asks for the plan only.
+def launch(
+    main: Main,
+    plan: Callable[[ConfigDict], None] | None = None,
+    **more: flags.FlagHolder,
+) -> None:
+    """Runs `main(config, workdir, ...)`; a `workdir` of None asks for the plan only.
 
     Args:
       main: the experiment. Its ValueError and OSError are for the user, and shown without a
         traceback unless `--traceback` is given.
       plan: prints the plan of an experiment that can do without a workdir: its `main` then writes
         no files.
+      **more: flags of this experiment, whose values `main` takes by name.
     """
     config = config_flags.DEFINE_config_file(
         "config", help_string="A file of configs/; --config.FIELD=VALUE overrides one field."
@@ -59,7 +65,11 @@ def launch(main: Main, plan: Callable[[ConfigDict], None] | None = None) -> None
             if dry_run.value and plan is not None:
                 plan(config.value)
             else:
-                main(config.value, directory)
+                options = {name: flag.value for name, flag in more.items()}
+                main(config.value, directory, **options)
+        except KeyboardInterrupt:
+            print("stopped at once; what was saved before is whole", file=sys.stderr)
+            sys.exit(128 + signal.SIGINT)
         except (ValueError, OSError, FloatingPointError) as error:
             if traceback.value:
                 raise

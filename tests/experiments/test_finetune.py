@@ -58,7 +58,8 @@ def test_no_base_weight_is_written(finished):
 @pytest.mark.slow
 def test_the_plan_is_printed_and_nothing_is_written(minilm_dir, tmp_path):
     said = run("finetune", *RUN, "--dry_run", f"--workdir={tmp_path / 'run'}")
-    for part in ("layers/q_proj/kernel", "GFLOP a step", "[CLS]", "'frozen': 22565376"):
+    parts = ("layers/q_proj/kernel", "GFLOP a step", "[CLS]", "'frozen': 22565376")
+    for part in (*parts, "5.00e-04 in step 5", "evaluation every 3 steps; checkpoint every 2"):
         assert part in said
     assert not (tmp_path / "run").exists()
 
@@ -70,6 +71,10 @@ def test_the_plan_is_printed_and_nothing_is_written(minilm_dir, tmp_path):
         ("--config.train=lroa", "nearest: lora"),
         ("--config.targets='q_proj','o_prjo'", "o_proj"),
         ("--config.optimizer.name=adamv", "adamw"),
+        ("--config.optimizer.warmpu=3", "error: the config lacks a field"),
+        ("--config.on_nonfinite=stp", "nearest: stop"),
+        ("--config.best.metric=acuracy", "nearest: accuracy"),
+        ("--resume=must", "holds no checkpoint"),
     ],
 )
 def test_a_mistake_is_explained_in_one_line_and_nothing_is_written(
