@@ -33,6 +33,7 @@ def write_report(workdir: Path, config: ConfigDict, task: Task, result: training
         workdir / "results.json",
         {**scores, "loss": result.last("loss"), "config": config.to_dict(), "versions": versions},
     )
+    steps = result.rows[-1]["step"]
     page = render_page(
         f"{config.model.name} on {task.name}",
         [
@@ -55,7 +56,7 @@ def write_report(workdir: Path, config: ConfigDict, task: Task, result: training
                 ],
             ),
         ],
-        lead=f"{config.train}, {result.state.step} steps of {config.batch_size}, seed {config.seed}.",
+        lead=f"{config.train}, {steps} steps of {config.batch_size}, seed {config.seed}.",
         finding=f"{task.metric} {last:.4f} at the end; best {best:.4f}, after step {best_step}.",
     )
     write_page(workdir / "report.html", page)

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from lora_jax.training.workdir import write_text
+from lora_jax.training.workdir import explained, write_text
 
 Row = dict[str, Any]
 
@@ -35,6 +35,7 @@ class MetricsLog:
           write: False for a process that only reads what another one writes.
         """
         self.rows = [row for row in read_rows(path) if row["step"] <= step] if path else []
+        self._path = path
         self._file: IO[str] | None = None
         if path and write:
             write_text(path, "".join(map(_line, self.rows)))
@@ -49,12 +50,18 @@ class MetricsLog:
 
         Returns:
           The row.
+
+        Raises:
+          OSError: it cannot be written, as on a full disk.
         """
         row = {"step": step, **{name: _number(value) for name, value in values.items()}}
         self.rows.append(row)
-        if self._file:
-            self._file.write(_line(row))
-            self._file.flush()
+        if self._file and self._path:
+            try:
+                self._file.write(_line(row))
+                self._file.flush()
+            except OSError as error:
+                raise explained(error, self._path) from error
         return row
 
     def sync(self) -> None:

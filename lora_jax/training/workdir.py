@@ -95,7 +95,7 @@ def check_writable(directory: Path, needed: int = 0) -> None:
             probe.flush()
             os.fsync(probe.fileno())
     except OSError as error:
-        raise _explained(error, directory) from error
+        raise explained(error, directory) from error
     free = shutil.disk_usage(directory).free
     if free < needed:
         raise OSError(
@@ -127,7 +127,7 @@ def write_text(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise _explained(error, path) from error
+        raise explained(error, path) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -141,5 +141,6 @@ def _check_same_experiment(directory: Path, config: Config, ignore: Sequence[str
         )
 
 
-def _explained(error: OSError, path: Path) -> OSError:
+def explained(error: OSError, path: Path) -> OSError:
+    """Says what could not be written, and what to do."""
     return OSError(error.errno, f"cannot write {path}: {error.strerror}. Choose another workdir.")

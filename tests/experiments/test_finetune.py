@@ -59,7 +59,7 @@ def test_no_base_weight_is_written(finished):
 def test_the_plan_is_printed_and_nothing_is_written(minilm_dir, tmp_path):
     said = run("finetune", *RUN, "--dry_run", f"--workdir={tmp_path / 'run'}")
     parts = ("layers/q_proj/kernel", "GFLOP a step", "[CLS]", "'frozen': 22565376")
-    for part in (*parts, "5.00e-04 in step 5", "evaluation every 3 steps; checkpoint every 2"):
+    for part in (*parts, "4.00e-04 in step 5", "evaluation every 3 steps; checkpoint every 2"):
         assert part in said
     assert not (tmp_path / "run").exists()
 

@@ -1,7 +1,10 @@
 import json
+import os
 import pathlib
+import shutil
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -110,6 +113,7 @@ def test_base_weights_are_never_written(tmp_path):
     ("asked", "message"),
     [
         (toy.identity(rank=4), r"method.rank: found 2, asked for 4"),
+        (toy.identity(alpha=8.0), r"method.alpha: found 4.0, asked for 8.0"),
         (toy.identity(base="xyz"), r"base: found abc, asked for xyz"),
         ({**toy.identity(), "targets": ["q"]}, r"targets: found \['layer/kernel'\], asked for"),
         ({**toy.identity(), "method": None}, r"method.name: found LoRA, asked for nothing"),
@@ -140,6 +144,41 @@ def test_what_a_killed_run_left_half_written_is_ignored_and_removed(tmp_path):
     (half / "state").mkdir(parents=True)
     assert_same_bits(restore(tmp_path, toy.identity()), state)
     assert not half.exists()
+
+
+@pytest.mark.parametrize(
+    "part", ["state", "data", "metadata", "state/_METADATA", "state/manifest.ocdbt", "state/d"]
+)
+def test_a_damaged_checkpoint_is_named_with_the_one_to_resume_from_without_it(tmp_path, part):
+    older, _ = save(tmp_path, steps=2)
+    save(tmp_path, steps=3)
+    path = tmp_path / "3" / part
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(OSError, match=r"checkpoint 3 in .* Remove .*3 to resume from step 2"):
+        restore(tmp_path, toy.identity())
+    shutil.rmtree(tmp_path / "3")
+    assert_same_bits(restore(tmp_path, toy.identity()), older)
+
+
+def test_the_newest_checkpoint_is_that_of_the_last_step_whatever_the_clock_said(tmp_path):
+    save(tmp_path, steps=2)
+    newest, _ = save(tmp_path, steps=10)
+    tomorrow = time.time() + 86_400
+    for path in [tmp_path / "2", *(tmp_path / "2").rglob("*")]:
+        os.utime(path, (tomorrow, tomorrow))
+    for path in [tmp_path / "10", *(tmp_path / "10").rglob("*")]:
+        os.utime(path, (0, 0))
+    with Checkpoints(tmp_path, toy.identity()) as checkpoints:
+        assert checkpoints.latest() == 10
+    assert_same_bits(restore(tmp_path, toy.identity()), newest)
+
+
+def test_checkpoints_of_later_steps_can_be_discarded(tmp_path):
+    for steps in (2, 4, 6):
+        save(tmp_path, steps=steps)
+    with Checkpoints(tmp_path, toy.identity()) as checkpoints:
+        checkpoints.discard_after(4)
+        assert checkpoints.latest() == 4
 
 
 @pytest.fixture

@@ -1,10 +1,12 @@
 import json
+import platform
 import subprocess
+import sys
 
 import pytest
 
 from lora_jax.training import open_workdir, write_json
-from lora_jax.training.workdir import check_writable
+from lora_jax.training.workdir import check_writable, locked
 
 CONFIG = {"experiment": "finetune", "method": {"rank": 8}, "targets": ("q_proj", "v_proj")}
 
@@ -83,3 +85,20 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path):
         write_json(tmp_path / "b.json", {"x": 2})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "b.json"]
     assert json.loads((tmp_path / "a.json").read_text()) == {"x": 1}
+
+
+def test_two_processes_do_not_train_in_one_directory(tmp_path):
+    code = (
+        "import pathlib, sys, time; from lora_jax.training.workdir import locked\n"
+        "with locked(pathlib.Path(sys.argv[1])): print('in', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "in\n"
+        said = f"is in use by process {other.pid} on {platform.node()}. Wait for it, stop it, or"
+        with pytest.raises(OSError, match=said), locked(tmp_path):
+            pass
+        other.kill()
+    assert (tmp_path / ".lock").exists()  # and it is stale: it locks nothing
+    with locked(tmp_path):
+        pass

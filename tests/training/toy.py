@@ -1,12 +1,6 @@
-"""A small run, for tests and for processes to be killed: LoRA by hand beside one frozen matrix.
-
-python -m tests.training.toy WORKDIR STEPS    trains (or resumes), then writes WORKDIR/final.npz
-"""
+"""A small run, for tests: LoRA by hand beside one frozen matrix."""
 
 import dataclasses
-import sys
-import time
-from pathlib import Path
 
 import grain
 import jax
@@ -67,8 +61,9 @@ def build(steps, rules=training.LORA, rank=2, loss=loss_fn, **optimizer):
     return training.make_step(loss, optimiser), state, frozen
 
 
-def identity(rank=2, base="abc"):
-    return training.describe_run(base=base, method=LoRA(rank=rank), targets=["layer/kernel"])
+def identity(rank=2, alpha=4.0, base="abc"):
+    method = LoRA(rank=rank, alpha=alpha)
+    return training.describe_run(base=base, method=method, targets=["layer/kernel"])
 
 
 def run(steps, workdir=None, *, data_iterator=None, **options):
@@ -83,24 +78,3 @@ def arrays(state):
     """Returns every array of a state by its path, the random key as numbers."""
     state = state._replace(key=jax.random.key_data(state.key))
     return {jax.tree_util.keystr(k): np.asarray(x) for k, x in jax.tree.leaves_with_path(state)}
-
-
-class Slowly:
-    """The data, slowed down to give the killer time to strike."""
-
-    def __init__(self):
-        self._iterator = data()
-        self.get_state, self.set_state = self._iterator.get_state, self._iterator.set_state
-
-    def __next__(self):
-        time.sleep(0.01)
-        return next(self._iterator)
-
-
-def main(workdir, steps):
-    result = run(int(steps), Path(workdir), data_iterator=Slowly())
-    np.savez(Path(workdir) / "final.npz", **arrays(result.state))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
