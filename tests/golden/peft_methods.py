@@ -245,7 +245,7 @@ def write(name: str, recorded: Mapping[str, np.ndarray]) -> None:
     """Saves what was recorded of a case."""
     path = FIXTURES / "peft_methods" / f"{name}.npz"
     path.parent.mkdir(exist_ok=True)
-    np.savez_compressed(path, **recorded)
+    np.savez_compressed(path, allow_pickle=False, **recorded)
 
 
 def inputs(model: str) -> tuple[np.ndarray, np.ndarray]:
