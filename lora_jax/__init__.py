@@ -30,6 +30,7 @@ from lora_jax.methods import (
     MiSS,
     TokenRows,
     VeRA,
+    make_method,
 )
 from lora_jax.methods.initialisers import (
     EVA,
@@ -86,6 +87,7 @@ __all__ = [
     "hub",
     "lift",
     "loftq",
+    "make_method",
     "merge_report",
     "quantization",
     "quantize",

@@ -51,7 +51,7 @@ def find_model(name_or_path: str | Path, *, revision: str | None = None) -> Path
         return path
     name = str(name_or_path)
     if path.is_absolute() or name.startswith((".", "~")) or not _REPO_ID.fullmatch(name):
-        raise FileNotFoundError(f"no directory {path}{_siblings(path)}")
+        raise FileNotFoundError(f"no directory {path}{siblings(path)}")
     return _snapshot(name, revision)
 
 
@@ -131,7 +131,7 @@ def find_dataset(
         ) from error
 
 
-def _siblings(path: Path) -> str:
+def siblings(path: Path) -> str:
     """Names the directories beside a missing one that are spelt alike."""
     if not path.parent.is_dir():
         return f": {path.parent} does not exist either"

@@ -25,6 +25,9 @@ DEFAULTS: dict[str, Any] = {
     "VERA": {"r": 256},
 }
 
+# Fields that hold something else than a number for each module.
+_LISTS = {"ADALORA": {"rank_pattern"}}
+
 # Variants of LoRA that change what the tensors mean, and what they do.
 _VARIANTS = {
     "alora_invocation_tokens": "aLoRA, which adapts only the tokens from an invocation on",
@@ -171,6 +174,11 @@ def check_config(fields: Mapping[str, Any], where: Any) -> str:
             f"{where} says init_weights='bat': that form of MiSS multiplies with W, and is not "
             "supported; its default and its 'mini' form are"
         )
+    for name in {*DEFAULTS[str(kind)], "rank_pattern", "alpha_pattern"} - _LISTS.get(kind, set()):
+        value = fields.get(name)
+        for one in value.values() if isinstance(value, Mapping) else [value]:
+            if one is not None and not (isinstance(one, int | float) and one > 0):
+                raise ValueError(f"{where} has {name} = {value!r}, which is no positive number")
     if kind == "VERA" and not fields.get("save_projection", True):
         raise ValueError(
             f"{where} says save_projection=false: the projections would have to be drawn with "
@@ -187,7 +195,7 @@ def check_config(fields: Mapping[str, Any], where: Any) -> str:
 
 def rank_of(fields: Mapping[str, Any], name: str) -> int:
     """The rank of a module's adapter, by the rules of PEFT; 1 for methods without."""
-    known = DEFAULTS[fields["peft_type"]] | fields
+    known = _with_defaults(fields)
     if fields["peft_type"] == "ADALORA":
         return int(known["init_r"])
     return int(_by_pattern(fields.get("rank_pattern"), name, known.get("r", 1)))
@@ -195,7 +203,7 @@ def rank_of(fields: Mapping[str, Any], name: str) -> int:
 
 def scale_of(fields: Mapping[str, Any], name: str, rank: int) -> float:
     """The scale of a module's ΔW, by the rules of PEFT; 1 for methods without."""
-    known = DEFAULTS[fields["peft_type"]] | fields
+    known = _with_defaults(fields)
     default = known.get("lora_alpha", known.get("alpha"))
     if default is None:
         return 1.0
@@ -205,6 +213,11 @@ def scale_of(fields: Mapping[str, Any], name: str, rank: int) -> float:
     if fields["peft_type"] == "GRALORA":
         rank += int(fields.get("hybrid_r") or 0)
     return alpha / (math.sqrt(rank) if fields.get("use_rslora") else rank)
+
+
+def _with_defaults(fields: Mapping[str, Any]) -> dict[str, Any]:
+    given = {name: value for name, value in fields.items() if value is not None}
+    return DEFAULTS[fields["peft_type"]] | given
 
 
 def _by_pattern(patterns: Mapping[str, Any] | None, name: str, default: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from lora_jax.hub.files import read_json
+from lora_jax.hub.files import read_json, siblings
 from lora_jax.hub.params import DTYPES
 from lora_jax.hub.safetensors import Pending, write_tensors
 
@@ -95,14 +95,17 @@ def read_adapter(directory: str | Path) -> Found:
     """
     directory = Path(directory).expanduser()
     if not directory.is_dir():
-        raise FileNotFoundError(f"no directory {directory}")
+        raise FileNotFoundError(f"no directory {directory}{siblings(directory)}")
     file = directory / WEIGHTS
     if not file.is_file():
         _raise_without_weights(directory)
     fields = read_json(directory / CONFIG)
     try:
         with safe_open(file, framework="numpy") as opened:
-            tensors = {key: _whole(opened.get_slice(key)) for key in opened.keys()}  # noqa: SIM118
+            tensors = {
+                key: _whole(opened.get_slice(key), f"{key!r} in {file}")
+                for key in opened.keys()  # noqa: SIM118
+            }
             metadata = opened.metadata() or {}
     except SafetensorError as error:
         raise ValueError(
@@ -126,9 +129,11 @@ def _without_copies(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     }
 
 
-def _whole(stored: Any) -> np.ndarray:
+def _whole(stored: Any, where: str) -> np.ndarray:
     """All of a tensor; safetensors refuses to slice one without entries."""
     shape = stored.get_shape()
+    if stored.get_dtype() not in DTYPES:
+        raise ValueError(f"{where} is {stored.get_dtype()}, not one of {', '.join(DTYPES)}")
     if 0 in shape:
         return np.zeros(shape, DTYPES[stored.get_dtype()])
     return np.asarray(stored[:])

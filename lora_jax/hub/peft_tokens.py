@@ -13,6 +13,7 @@ import numpy as np
 
 from lora_jax.hub.peft_config import find_end, names_besides
 from lora_jax.hub.peft_modules import TABLE, Layout, Module
+from lora_jax.hub.peft_whole import put_on, take_off
 from lora_jax.lifting import Site
 from lora_jax.methods import TokenRows
 
@@ -50,7 +51,7 @@ def write_rows(
             f"PEFT saves trained rows of {module.name} and not what was added to the base: give "
             "the base as params="
         )
-    return np.asarray(base[site.path][np.asarray(_ids(site))]) + rows
+    return put_on(np.asarray(base[site.path][np.asarray(_ids(site))]), rows)
 
 
 def rows_field(layout: Layout, tables: Mapping[Module, Site]) -> dict[str, list[int]] | None:
@@ -100,7 +101,7 @@ def read_rows(
             "give the base as params="
         )
     before = np.asarray(base[site.path][np.asarray(ids)])
-    return {"rows": tensor.astype(wanted.dtype) - before.astype(wanted.dtype)}
+    return {"rows": take_off(before, tensor, wanted.dtype)}
 
 
 def _ids(site: Site) -> tuple[int, ...]:

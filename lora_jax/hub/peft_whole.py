@@ -1,7 +1,9 @@
 """What PEFT saves whole beside low-rank factors: heads, norms, biases and rows of tokens.
 
-PEFT holds the trained values themselves, we hold what was added to the base: so the base must be
-at hand both ways.
+PEFT holds the trained values W' themselves, we hold what was added to the base, d = W' - W, as any
+other update: so the base must be at hand both ways. W + d is W' bit for bit wherever d needs no
+rounding, which is where W is zero or W' has its sign and between half and twice its size (Sterbenz'
+lemma), as after most training. Elsewhere it is off by at most u·(|d| + |W'|), u = 2⁻²⁴ in fp32.
 """
 
 from __future__ import annotations
@@ -73,7 +75,8 @@ def write_whole(
             f"PEFT saves the trained values of {(*saved, *biased)[0].name} and not what was added "
             "to the base: give the base as params="
         )
-    values = ChainMap({path: np.asarray(base[path]) + d for path, d in sites.items()}, base)  # type: ignore[arg-type]
+    trained = {path: put_on(np.asarray(base[path]), d) for path, d in sites.items()}
+    values = ChainMap(trained, base)  # type: ignore[arg-type]
     tensors = {}
     for module in (*biased, *saved):
         for place in module.places:
@@ -84,6 +87,18 @@ def write_whole(
     plain = [m for m in saved if not is_head(m, layout)]
     names = [name for module in plain for name in _ends(layout, module)]
     return Saved(tensors, list(dict.fromkeys([*heads, *names])), bias)
+
+
+def put_on(base: np.ndarray, added: np.ndarray) -> np.ndarray:
+    """W' = W + d, in the type of W where that loses nothing."""
+    values = base + added
+    narrow = values.astype(base.dtype)
+    return narrow if np.array_equal(narrow.astype(values.dtype), values) else values
+
+
+def take_off(base: np.ndarray, values: np.ndarray, dtype: Any) -> np.ndarray:
+    """d = W' - W, the inverse of `put_on`."""
+    return values.astype(dtype) - base.astype(dtype)
 
 
 def _bias_mode(
@@ -160,7 +175,7 @@ def read_whole(
             values = module.rows[part].from_file(tensor)
             size = values.shape[-1] // module.parts
             own = values[..., part * size : (part + 1) * size]
-            array[place] = own.astype(array.dtype) - kernel[place].astype(array.dtype)
+            array[place] = take_off(kernel[place], own, array.dtype)
         found[site.path] = {"d": array}
     return found
 

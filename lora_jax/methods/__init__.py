@@ -2,6 +2,7 @@
 
 from lora_jax.methods.adalora import AdaLoRA, orthogonality
 from lora_jax.methods.bitfit import BitFit
+from lora_jax.methods.by_name import METHODS, make_method
 from lora_jax.methods.dora import DoRA
 from lora_jax.methods.full import Full
 from lora_jax.methods.gralora import GraLoRA
@@ -25,6 +26,7 @@ from lora_jax.methods.vera import VeRA
 
 __all__ = [
     "IA3",
+    "METHODS",
     "AdaLoRA",
     "Allocation",
     "BitFit",
@@ -44,6 +46,7 @@ __all__ = [
     "allocate",
     "drop_ranks",
     "init_allocation",
+    "make_method",
     "orthogonality",
     "project_gradients",
 ]

@@ -46,6 +46,7 @@ class HiRA:
         For a weight that is looked up, A is at zero and B random, as in PEFT.
         """
         check_fits(self.rank, weight, "HiRA")
+        _check_exact(weight.value, weight)
         batch = weight.sizes(weight.batch)
         a_shape = (*batch, *weight.sizes(weight.ins), self.rank)
         b_shape = (*batch, self.rank, *weight.sizes(weight.outs))
@@ -59,11 +60,7 @@ class HiRA:
     def delta(self, arrays: Mapping[str, Any], weight: Weight) -> Delta:
         """``ΔW[in, out] = W[in, out] · Σ_rank a[in, rank] · b[rank, out]``."""
         value = base_of(weight, "HiRA")
-        if is_packed(value):
-            raise ValueError(
-                f"HiRA multiplies the entries of {weight.path!r}, which is quantised: leave it as "
-                "it is with lora.quantize(…, keep=…), or use LoRA"
-            )
+        _check_exact(value, weight)
         base = Factor(value, tuple(range(len(weight.shape))))
         a = Factor(arrays["a"], (*weight.batch, *weight.ins, "rank"))
         b = Factor(arrays["b"], (*weight.batch, "rank", *weight.outs))
@@ -71,3 +68,12 @@ class HiRA:
 
     def __str__(self) -> str:
         return f"HiRA(rank={self.rank})"
+
+
+def _check_exact(value: Any, weight: Weight) -> None:
+    """Raises `ValueError` where the base is quantised."""
+    if is_packed(value):
+        raise ValueError(
+            f"HiRA multiplies the entries of {weight.path!r}, which is quantised: leave it as it "
+            "is with lora.quantize(…, keep=…), or use LoRA"
+        )

@@ -282,6 +282,44 @@ def test_a_config_that_means_something_else_is_refused(saved, fields, message):
         hub.load_peft(saved, LIFTED)
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"r": "2"}, "has r = '2', which is no positive number"),
+        ({"r": 0}, "has r = 0, which is no positive number"),
+        ({"lora_alpha": -1}, "has lora_alpha = -1"),
+        ({"rank_pattern": {"v_proj": 0}}, r"has rank_pattern = \{'v_proj': 0\}"),
+    ],
+)
+def test_a_rank_or_alpha_that_is_none_is_named(saved, fields, message):
+    reconfigure(saved, **fields)
+    with pytest.raises(ValueError, match=message):
+        hub.load_peft(saved, LIFTED)
+
+
+def test_a_field_that_is_null_has_the_default_of_peft(saved):
+    reconfigure(saved, r=None, lora_alpha=16)  # PEFT's rank is 8, and the file has 2
+    with pytest.raises(ValueError, match=r"shape \(2, 16\), but \(8, 16\) fits"):
+        hub.load_peft(saved, LIFTED)
+
+
+def test_tensors_that_are_no_floats_are_refused(saved):
+    rewrite(saved, lambda t: t | {Q0: t[Q0].astype(np.int8)})
+    with pytest.raises(ValueError, match=r"q_proj.lora_A.weight' in .* is I8, not one of BF16"):
+        hub.load_peft(saved, LIFTED)
+
+
+def test_a_missing_or_broken_config_is_named(saved):
+    (saved / CONFIG).write_text("{")
+    with pytest.raises(ValueError, match=r"adapter_config\.json is not JSON"):
+        hub.load_peft(saved, LIFTED)
+    (saved / CONFIG).unlink()
+    with pytest.raises(FileNotFoundError, match=r"has no adapter_config\.json"):
+        hub.load_peft(saved, LIFTED)
+    with pytest.raises(FileNotFoundError, match=r"no directory .*; near it: adapter"):
+        hub.load_peft(saved.parent / "adaptor", LIFTED)
+
+
 def test_a_tied_embedding_whose_head_was_left_alone_is_refused(tmp_path):
     source = FIXTURES / "peft" / "target_embedding_tied"
     shutil.copytree(source, tmp_path / "untied")

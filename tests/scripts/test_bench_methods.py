@@ -1,30 +1,72 @@
-"""The benchmark of methods: its table, and that each method stands on every projection."""
+"""The benchmark of methods: its table, what it times, and how it measures memory."""
 
 import jax
+import numpy as np
+import pytest
 
-from scripts import bench_lift, bench_methods
+import lora_jax as lora
+from scripts import bench_methods
 
-SHAPE = bench_lift.Shape(layers=2, dim=16, hidden=32, heads=2, vocabulary=32, batch=2, length=6)
+SHAPE = bench_methods.Shape(dim=64, layers=1, vocabulary=32, batch=2, length=6, scan=True)
+MIB = 2**20
 
 
 def test_ratios_are_to_lora_and_those_of_peft_to_its_own():
     costs = {
-        "LoRA": bench_methods.Cost(2**20, [0.1, 0.3, 0.2]),
-        "DoRA": bench_methods.Cost(3 * 2**20, [0.25]),
-        "PEFT LoRA": bench_methods.Cost(None, [0.5]),
-        "PEFT DoRA": bench_methods.Cost(None, [1.0]),
+        "LoRA": bench_methods.Cost(MIB, 2 * MIB, [0.1, 0.3, 0.2]),
+        "DoRA": bench_methods.Cost(3 * MIB, None, [0.25]),
+        "PEFT LoRA": bench_methods.Cost(None, 5 * MIB, [0.5]),
+        "PEFT DoRA": bench_methods.Cost(None, 7 * MIB, [1.0]),
+        "Full": bench_methods.Cost(MIB, MIB, [0.5]),
     }
     assert bench_methods.table(costs).splitlines()[2:] == [
-        "| LoRA | 200.0 | 1.00 | 1 | 500.0 | 1.00 |",
-        "| DoRA | 250.0 | 1.25 | 3 | 1000.0 | 2.00 |",
+        "| LoRA | 200.0 | 1.00 | 1 | 2 | 500.0 | 1.00 | 5 | 0.40 |",
+        "| DoRA | 250.0 | 1.25 | 3 |  | 1000.0 | 2.00 | 7 | 0.25 |",
+        "| Full | 500.0 | 2.50 | 1 | 1 |  |  |  |  |",
     ]
+    text = bench_methods.section(costs, SHAPE, 3, "python it")
+    assert "DoRA's step takes 1.25 times LoRA's" in text
+    assert jax.__version__ in text
 
 
-def test_the_gradient_of_a_method_is_timed_on_every_projection():
-    params = bench_lift.init(jax.random.key(0), SHAPE)
-    ids = jax.random.randint(jax.random.key(1), (2, 6), 0, 32)
-    step, memory = bench_methods.make_step(bench_methods.METHODS["IA3"], params, ids, SHAPE)
+def test_the_gradient_of_what_trains_is_timed_on_every_projection():
+    step, temporary = bench_methods.make_step("LoRA-FA", SHAPE)
     gradient = step()
-    assert set(gradient) == {f"layers/{name}" for name in bench_lift.PROJECTIONS}
-    assert all(abs(arrays["l"]).max() > 0 for arrays in gradient.values())
-    assert memory is None or memory > 0
+    assert len(gradient) == len(bench_methods.LINEAR)
+    assert all(set(arrays) == {"b"} for arrays in gradient.values())
+    assert all(abs(arrays["b"]).max() > 0 for arrays in gradient.values())
+    assert temporary is None or temporary > 0
+
+
+def test_every_method_of_the_library_is_measured():
+    measured = {
+        type(method)
+        for contender in bench_methods.METHODS.values()
+        for method in contender.targets.values()
+    }
+    methods = {
+        name for name in lora.methods.__all__ if isinstance(getattr(lora.methods, name), type)
+    }
+    known = {name for name in methods if hasattr(getattr(lora.methods, name), "delta")}
+    assert known <= {kind.__name__ for kind in measured}
+
+
+def test_memory_is_what_a_step_holds_at_its_highest():
+    def step():
+        return np.ones(4 * MIB).sum()  # 32 MiB
+
+    found = bench_methods.resident(step)
+    if found is None:
+        pytest.skip("this system does not tell the highest resident memory")
+    assert 30 * MIB < found < 48 * MIB
+
+
+@pytest.mark.torch
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("name", [n for n, c in bench_methods.METHODS.items() if c.kind])
+def test_peft_trains_as_many_parameters_with_the_same_method(name):
+    pytest.importorskip("peft")
+    step, _ = bench_methods.make_step(name, SHAPE)
+    ours = sum(leaf.size for leaf in jax.tree.leaves(step()))
+    model = bench_methods.make_peft_model(name, SHAPE)
+    assert ours == sum(p.numel() for p in model.parameters() if p.requires_grad)
