@@ -52,7 +52,7 @@ def defaults() -> ConfigDict:
     config.length = 32  # tokens of an example
     config.train = "lora"  # or "head", "full"
     config.targets = ("q_proj", "v_proj")
-    config.method = ConfigDict({"rank": 8, "alpha": 16.0, "dropout": 0.0})
+    config.method = ConfigDict({"name": "LoRA", "rank": 8, "alpha": 16.0, "dropout": 0.0})
     # Devices by what they split; -1: all that the others leave. It changes no number.
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
     config.seed = 0
@@ -151,7 +151,7 @@ def main(
         workdir=workdir,
         identity=training.describe_run(
             base=config.model.sha256 or hub.hash_params(base.params),
-            method=lora.LoRA(**config.method) if lifted else None,
+            method=lora.make_method(**config.method) if lifted else None,
             targets=[site.path for site in lifted.sites] if lifted else (),
             train=config.train,
             seed=config.seed,
@@ -183,7 +183,7 @@ def main(
 def lift(config: ConfigDict, base: hub.Pretrained) -> lora.Lifted:
     """Puts the adapter's factors beside the params of the encoder."""
     ids = jax.ShapeDtypeStruct((config.batch_size, config.length), "int32")
-    method = lora.LoRA(**config.method)
+    method = lora.make_method(**config.method)
     return lora.lift(base.apply, base.params, ids, ids, ids, method=method, targets=config.targets)
 
 

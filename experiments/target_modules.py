@@ -166,7 +166,7 @@ def make_choices(
     """Makes the two references, and a choice for each set of targets; nothing is compiled yet."""
     make = partial(make_choice, config, task, base)
     inputs = [examples[name][: config.batch_size] for name in ("ids", "mask", "type_ids")]
-    method = lora.LoRA(**config.method)
+    method = lora.make_method(**config.method)
     choices = [make(HEAD, training.HEAD_ONLY, config.optimizers.head)]
     # A flag on the command line gives one string, such as "o_proj,q_proj+v_proj".
     for name in dict.fromkeys(",".join(config.target_sets).split(",")):
