@@ -18,6 +18,8 @@ import jax.extend.core as jex
 JIT_PRIMITIVES = ("jit", "pjit", "closed_call", "core_call")
 # `checkpoint` has been bound under three names.
 REMAT_PRIMITIVES = ("checkpoint", "remat", "remat2")
+# Functions with a derivative of their own.
+CUSTOM_PRIMITIVES = ("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr")
 
 
 def open_jaxpr(jaxpr: Any) -> tuple[jex.Jaxpr, Sequence[Any]]:
@@ -28,6 +30,24 @@ def open_jaxpr(jaxpr: Any) -> tuple[jex.Jaxpr, Sequence[Any]]:
     if hasattr(jaxpr, "jaxpr"):
         return jaxpr.jaxpr, jaxpr.consts
     return jaxpr, ()
+
+
+def sole_equation(eqn: jex.JaxprEqn) -> tuple[jex.JaxprEqn, list[int]] | None:
+    """The one equation that a function with a derivative of its own consists of, else None.
+
+    With it comes the place that each of its operands has among those of the function.
+    """
+    if eqn.primitive.name not in CUSTOM_PRIMITIVES:
+        return None
+    body, consts = open_jaxpr(eqn.params.get("call_jaxpr", eqn.params.get("fun_jaxpr")))
+    if consts or len(body.eqns) != 1 or list(body.eqns[0].outvars) != list(body.outvars):
+        return None
+    (only,) = body.eqns
+    places: dict[Any, int] = {var: place for place, var in enumerate(body.invars)}
+    if any(isinstance(var, jex.Literal) for var in only.invars) or len(only.invars) != len(places):
+        return None
+    order = [places[var] for var in only.invars]
+    return (only, order) if sorted(order) == list(range(len(order))) else None
 
 
 def scan_arity(params: dict[str, Any]) -> tuple[int, int]:

@@ -123,13 +123,20 @@ class Interpreter:
             return bind(eqn, arrays)
 
     def _view_or_use(self, eqn: jex.JaxprEqn, operands: list[Any]) -> list[Any]:
-        name = eqn.primitive.name
+        # A product with a derivative of its own is that product; the base keeps the derivative.
+        inner = compat.sole_equation(eqn)
+        if inner is not None and inner[0].primitive.name in USES:
+            written, order = inner
+            operands = [operands[place] for place in order]
+        else:
+            written, order = eqn, list(range(len(operands)))
+        name, call = written.primitive.name, _Call(self, eqn, written, order)
         if name in PRODUCTS:
             operands = [dense(v) if is_adapted(v) and v.delta.is_full else v for v in operands]
             if not any(map(is_adapted, operands)):
-                return bind(eqn, operands)
+                return [call.base(*operands)]
         if name in USES:
-            return [USES[name](_Call(self, eqn), *operands)]
+            return [USES[name](call, *operands)]
         if name == "concatenate":
             (base,) = view(eqn, [_base(value) for value in operands])
             return [views.concatenate(operands, base, eqn.params["dimension"])]
@@ -168,17 +175,26 @@ def _view(eqn: jex.JaxprEqn, weight: AdaptedWeight, others: list[Any], swapped: 
 class _Call:
     """The interpreter's side of a use (see `calls.Call`)."""
 
-    def __init__(self, interpreter: Interpreter, eqn: jex.JaxprEqn):
+    def __init__(
+        self,
+        interpreter: Interpreter,
+        eqn: jex.JaxprEqn,
+        written: jex.JaxprEqn,
+        order: Sequence[int],
+    ):
         self._interpreter = interpreter
         self._eqn = eqn
-        self.params = eqn.params
+        self._order = order  # operands of the rule -> operands of the equation
+        self._primitive = written.primitive.name
+        self.params = written.params
         self.discovering = interpreter.discovering
 
     def base(self, *operands: Any) -> Any:
-        return consume(self._eqn, operands)[0]
+        placed = dict(zip(self._order, operands, strict=True))
+        return consume(self._eqn, [placed[i] for i in range(len(placed))])[0]
 
     def densify(self, weight: AdaptedWeight, why: str) -> Any:
-        return self._interpreter.densify(weight, self._eqn.primitive.name, why)
+        return self._interpreter.densify(weight, self._primitive, why)
 
     def record(
         self,
@@ -192,7 +208,7 @@ class _Call:
         rest = [i for i in range(weight.ndim) if i not in contracted and i not in batch]
         self._interpreter.uses.append(
             Use(
-                self._eqn.primitive.name,
+                self._primitive,
                 contracted=origin(contracted) - batched,
                 batch=batched,
                 free=origin(rest) - batched,

@@ -15,14 +15,21 @@ from tests.lifting.cases.case import Case, inputs, weights
 from tests.lifting.cases.linen import linen_case
 
 
-def product_with_a_custom_derivative() -> Case:
-    @jax.custom_vjp
-    def product(x, w):
-        return x @ w
+def layer_with_a_custom_derivative() -> Case:
+    """More than a product: what the factors add cannot be told from the rest."""
 
-    product.defvjp(lambda x, w: (x @ w, (x, w)), lambda saved, g: (g @ saved[1].T, saved[0].T @ g))
+    @jax.custom_vjp
+    def layer(x, w):
+        return jnp.tanh(x @ w)
+
+    def backward(saved, g):
+        x, w = saved
+        g = g * (1 - jnp.tanh(x @ w) ** 2)
+        return g @ w.T, x.T @ g
+
+    layer.defvjp(lambda x, w: (layer(x, w), (x, w)), backward)
     return Case(
-        lambda params, x: product(x, params["w"]),
+        lambda params, x: layer(x, params["w"]),
         weights(w=(8, 6)),
         (inputs(5, 8),),
         targets=("w",),
@@ -140,7 +147,7 @@ def branches_of_a_vmapped_cond() -> Case:
 
 
 CASES = (
-    product_with_a_custom_derivative,
+    layer_with_a_custom_derivative,
     weight_normalisation,
     penalty_on_a_weight,
     depthwise_convolution,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from tests.lifting.cases.case import Case, inputs, tokens, weights
 
@@ -147,6 +148,39 @@ def activation_with_a_custom_derivative() -> Case:
     )
 
 
+def products_with_custom_derivatives() -> Case:
+    """The base keeps its rule, which sees no weight; here it is the true one, in another order."""
+
+    @jax.custom_vjp
+    def product(x, w):
+        return lax.dot_general(x, w, (((1,), (0,)), ((), ())))
+
+    product.defvjp(
+        lambda x, w: (product(x, w), (x, w)),
+        lambda saved, g: ((saved[1] @ g.T).T, (g.T @ saved[0]).T),
+    )
+
+    @jax.custom_jvp
+    def transposed(x, w):
+        return lax.dot_general(w, x, (((1,), (1,)), ((), ())))
+
+    @transposed.defjvp
+    def derivative(primals, tangents):
+        (x, w), (tx, tw) = primals, tangents
+        return transposed(x, w), w @ tx.T + tw @ x.T
+
+    params = weights(a=(8, 12), b=(3, 4, 12))
+
+    def apply(params, x):
+        def layer(x, w):
+            return transposed(x, w).sum(axis=0), None
+
+        hidden = jnp.tanh(product(x, params["a"]))
+        return jax.vmap(lambda w: jax.checkpoint(layer)(hidden, w)[0])(params["b"])
+
+    return Case(apply, params, (inputs(5, 8),), targets=("a", "b"))
+
+
 def model_that_differentiates_itself() -> Case:
     """An energy model: the output is the gradient of a scalar with respect to the input."""
     params = weights(w=(8, 12), v=(12,))
@@ -174,5 +208,6 @@ CASES = (
     looked_up_by_one_hot,
     columns_and_rows_by_index,
     activation_with_a_custom_derivative,
+    products_with_custom_derivatives,
     model_that_differentiates_itself,
 )
