@@ -9,15 +9,34 @@ from typing import Any
 
 from lora_jax.data.names import known
 from lora_jax.data.task import Task
+from lora_jax.data.tasks.arc import CONFIGS as ARC
+from lora_jax.data.tasks.arc import arc
+from lora_jax.data.tasks.bool_q import bool_q
 from lora_jax.data.tasks.cocohd import PARTS as COCOHD
 from lora_jax.data.tasks.cocohd import cocohd
+from lora_jax.data.tasks.cocohd_hearings import cocohd_hearings
+from lora_jax.data.tasks.dart import dart
+from lora_jax.data.tasks.digits import digits
 from lora_jax.data.tasks.docstrings import docstrings
+from lora_jax.data.tasks.donut_documents import SETS as DOCUMENTS
+from lora_jax.data.tasks.donut_documents import donut_documents
 from lora_jax.data.tasks.e2e_nlg import e2e_nlg
+from lora_jax.data.tasks.flickr8k import flickr8k
 from lora_jax.data.tasks.glue import TASKS as GLUE
 from lora_jax.data.tasks.glue import glue
+from lora_jax.data.tasks.gov_report import gov_report
 from lora_jax.data.tasks.gsm8k import gsm8k
+from lora_jax.data.tasks.invoices import invoices
+from lora_jax.data.tasks.llava_cot import llava_cot
 from lora_jax.data.tasks.medmcqa import medmcqa
+from lora_jax.data.tasks.mmlu import mmlu
+from lora_jax.data.tasks.own_files import messages, sft, sharegpt
+from lora_jax.data.tasks.samsum import samsum
 from lora_jax.data.tasks.sroie import sroie
+from lora_jax.data.tasks.stdlib_texts import stdlib_code, stdlib_prose
+from lora_jax.data.tasks.toolace import toolace
+from lora_jax.data.tasks.web_nlg import web_nlg
+from lora_jax.data.tasks.wikisql import wikisql
 from lora_jax.data.text_task import TextTask
 
 TASKS: Mapping[str, Callable[..., Task]] = {
@@ -28,10 +47,30 @@ TASKS: Mapping[str, Callable[..., Task]] = {
 """Makers of the tasks of labelled texts."""
 
 TEXT_TASKS: Mapping[str, Callable[..., TextTask]] = {
+    **{name: functools.partial(arc, name) for name in ARC},
+    "bool_q": bool_q,
+    "cocohd_hearings": cocohd_hearings,
+    "dart": dart,
+    "digits": digits,
+    **{name: functools.partial(donut_documents, name) for name in DOCUMENTS},
     "e2e_nlg": e2e_nlg,
+    "flickr8k": flickr8k,
+    "gov_report": gov_report,
     "gsm8k": gsm8k,
+    "invoices": invoices,
+    "llava_cot": llava_cot,
     "medmcqa": medmcqa,
+    "messages": messages,
+    "mmlu": mmlu,
+    "samsum": samsum,
+    "sft": sft,
+    "sharegpt": sharegpt,
     "sroie": sroie,
+    "stdlib_code": stdlib_code,
+    "stdlib_prose": stdlib_prose,
+    "toolace": toolace,
+    "web_nlg": web_nlg,
+    "wikisql": wikisql,
 }
 """Makers of the tasks of answering texts with texts."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -25,6 +25,26 @@ def in_test(name: str, share: float) -> bool:
     255
     """
     return int(hashlib.sha256(name.encode()).hexdigest(), 16) % 1000 < 1000 * share
+
+
+def hold_out(
+    records: Sequence[Item], name: Callable[[Item], str], share: float
+) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
+    """Splits records by `in_test`.
+
+    Args:
+      records: any number of them.
+      name: names a record.
+      share: of the records that are for testing.
+
+    Returns:
+      Those to train on, and those to test on, in their order.
+    """
+    held = [in_test(name(record), share) for record in records]
+    return (
+        tuple(record for record, is_test in zip(records, held, strict=True) if not is_test),
+        tuple(record for record, is_test in zip(records, held, strict=True) if is_test),
+    )
 
 
 def shuffled_split(

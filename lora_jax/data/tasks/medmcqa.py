@@ -19,7 +19,7 @@ from lora_jax.data.names import known
 from lora_jax.data.readers import Fields, Row, read_rows, text
 from lora_jax.data.reading import Reading
 from lora_jax.data.sources import Source
-from lora_jax.data.split import in_test
+from lora_jax.data.split import hold_out
 from lora_jax.data.text_task import TextRecord, TextTask
 
 SOURCE = Source(
@@ -59,9 +59,7 @@ def medmcqa(
         train, test = reading.records("train", _record), validation
         about = "MedMCQA's training file, and its validation file as the test set."
     else:
-        held = [in_test(record.fields["id"], 0.2) for record in validation]
-        train = tuple(r for r, is_test in zip(validation, held, strict=True) if not is_test)
-        test = tuple(r for r, is_test in zip(validation, held, strict=True) if is_test)
+        train, test = hold_out(validation, lambda record: record.fields["id"], 0.2)
         about = "MedMCQA's validation file alone, a fifth of it held out: no published split."
     return TextTask(
         *("medmcqa", about, train, test),

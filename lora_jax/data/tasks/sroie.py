@@ -17,7 +17,7 @@ from lora_jax.data.names import known
 from lora_jax.data.readers import Fields, Row, read_json, read_lines, text
 from lora_jax.data.reading import Reading
 from lora_jax.data.sources import Source
-from lora_jax.data.split import in_test
+from lora_jax.data.split import hold_out
 from lora_jax.data.text_task import TextRecord, TextTask, ask
 
 SOURCE = Source(
@@ -64,12 +64,12 @@ def sroie(
 
     reading = Reading(SOURCE, directory, bad_rows, _read)
     records = reading.records("all", make)
-    sides = [in_test(Path(record.place).stem, TEST_SHARE) for record in records]
+    train, test = hold_out(records, lambda record: Path(record.place).stem, TEST_SHARE)
     return TextTask(
         "sroie",
         f"{len(records)} receipts of SROIE's training set, a fifth of them held out to test on.",
-        tuple(r for r, is_test in zip(records, sides, strict=True) if not is_test),
-        tuple(r for r, is_test in zip(records, sides, strict=True) if is_test),
+        train,
+        test,
         metrics=("entity_f1", "anls"),
         max_new_tokens=256,
         skipped=tuple(reading.skipped),
