@@ -272,7 +272,7 @@ MEDMCQA_HUB = {
 BUILT = {
     "arc_challenge": (ARC, (1, 1, 1)),
     "bool_q": (BOOL_Q, (1, 0, 1)),
-    "cocohd_hearings": (HEARINGS, (25, 0, 5)),
+    "cocohd_hearings": (HEARINGS, (24, 0, 6)),
     "cord": (CORD, (1, 1, 1)),
     "dart": (DART, (2, 1, 1)),
     "donut_invoices": (CORD, (1, 1, 1)),
@@ -281,7 +281,7 @@ BUILT = {
     "llava_cot": (LLAVA_COT, (117, 0, 3)),
     "mmlu": (MMLU, (1, 1, 2)),
     "samsum": (SAMSUM, (1, 1, 1)),
-    "toolace": (TOOLACE, (55, 0, 5)),
+    "toolace": (TOOLACE, (58, 0, 2)),
     "web_nlg": (WEB_NLG, (1, 1, 2)),
     "wikisql": (WIKISQL, (1, 1, 1)),
 }

@@ -69,8 +69,8 @@ def test_code_is_the_source_of_the_standard_library_without_its_tests(tmp_path):
 
 def test_the_running_pythons_code_is_there():
     stdlib = Path(sysconfig.get_path("stdlib"))
-    task = load_text_task("stdlib_code", {"stdlib": stdlib / "json"})
-    assert any("class JSONEncoder" in r.answer for r in (*task.train, *task.test))
+    task = load_text_task("stdlib_code", {"stdlib": stdlib / "asyncio"})
+    assert any("class Task(" in r.answer for r in (*task.train, *task.test))
 
 
 def test_documents_without_characters_are_refused():
@@ -104,10 +104,10 @@ def test_digits_take_at_least_a_pixel():
 
 
 def test_an_invoice_is_always_the_same_and_none_is_on_both_sides():
-    one, other = (load_text_task("invoices", {"train": 20, "test": 20}) for _ in range(2))
+    one, other = (load_text_task("invoices", {"train": 5, "test": 5}) for _ in range(2))
     assert one.train[:] == other.train[:]
     answers = [r.answer for r in (*one.train, *one.test)]
-    assert len(set(answers)) == 40
+    assert len(set(answers)) == 10
     assert load_text_task("invoices", {"seed": 1}).train[0] != one.train[0]
 
 
