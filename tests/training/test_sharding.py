@@ -52,7 +52,7 @@ def variables(lifted):
     return {"params": params(), "adapter": lifted.init(jax.random.key(1), params())}
 
 
-def train(mesh=None, steps=20):
+def train(mesh=None, steps=20, **config):
     """Trains the lifted model, and returns its losses, its state and its shardings."""
     lifted = lift()
 
@@ -62,7 +62,9 @@ def train(mesh=None, steps=20):
 
     tree = variables(lifted)
     labels = training.label(tree, [("adapter/.*", "adapter"), ("params/.*", None)])
-    optimizer = training.make_optimizer({"learning_rate": 1e-2, "warmup": 0}, labels, steps)
+    optimizer = training.make_optimizer(
+        {"learning_rate": 1e-2, "warmup": 0, **config}, labels, steps
+    )
     shardings = None
     if mesh:
         placed = variable_shardings(mesh, tree, RULES, lifted.sites)
@@ -154,6 +156,22 @@ def test_the_mesh_changes_the_layout_and_not_the_numbers(config):
     wanted = jax.tree.leaves(shardings.state.opt_state)
     for x, where in zip(moments, wanted, strict=True):
         assert x.sharding.is_equivalent_to(where, x.ndim)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        # Sums over rows and columns of factors as small as these, too.
+        {"name": "adafactor", "options": {"min_dim_size_to_factor": 2}},
+        {"name": "muon", "spike": 9.0},
+        {"name": "lion", "ema": 0.9, "learning_rate": 1e-3},
+    ],
+    ids=lambda config: config["name"],
+)
+def test_the_mesh_changes_no_number_under_any_rule(config):
+    alone, _, _ = train(steps=5, **config)
+    losses, _, _ = train(make_mesh({"data": 2, "fsdp": 2, "tensor": 2}), steps=5, **config)
+    np.testing.assert_allclose(losses, alone, rtol=1e-5)
 
 
 def test_moments_live_where_their_factors_do():
