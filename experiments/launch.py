@@ -94,7 +94,7 @@ def _end(error: Exception) -> None:
 def _parse_flags(arguments: list[str]) -> list[str]:
     try:
         return app.parse_flags_with_usage(arguments)
-    except AttributeError as error:  # an override of a field that the config lacks
-        sys.exit(f"error: the config lacks a field: {error.args[0]}")
-    except (OSError, ValueError, KeyError) as error:
+    except (AttributeError, KeyError) as error:  # an override of a field that the config lacks
+        sys.exit(f"error: the config lacks a field: {' '.join(str(error.args[0]).split())}")
+    except (OSError, ValueError) as error:
         sys.exit(f"error: cannot read the config: {error}")
