@@ -10,7 +10,7 @@ import numpy as np
 
 from lora_jax.hub.peft_form import Adapter, Part, check_axes, raise_without_form
 from lora_jax.hub.peft_lora import check_ranks, check_scale, plain_number
-from lora_jax.hub.peft_modules import CONV1D, LINEAR, Module
+from lora_jax.hub.peft_modules import CONV1D, LINEAR, WINDOW, Module
 from lora_jax.lifting import Method
 from lora_jax.methods import AdaLoRA, GraLoRA, LoHa, LoKr, MiSS
 
@@ -221,6 +221,8 @@ LOHA = MatrixForm(
     LoHa,
     {"a1": "hada_w1_b", "b1": "hada_w1_a", "a2": "hada_w2_b", "b2": "hada_w2_a"},
     _loha,
+    columns=("b1", "b2"),
+    kinds=(LINEAR, WINDOW),
 )
 LOKR = MatrixForm(
     "LOKR",

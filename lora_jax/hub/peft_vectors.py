@@ -111,8 +111,6 @@ class VeRAForm:
             check_axes(module, part)
             if module.kind not in (LINEAR, CONV1D):
                 raise_without_form("VeRA", module, part, "it is for linear layers")
-            if module.parts > 1:
-                raise_without_form("VeRA", module, part, "fused parts would share their scales")
 
     def names(self, module: Module, parts: Sequence[Part]) -> list[str]:
         """The two vectors; the projections come under keys of their own."""
@@ -124,23 +122,36 @@ class VeRAForm:
     ) -> dict[str, tuple[int, ...]]:
         """The shapes of the vectors."""
         del parts
-        return {"vera_lambda_d": (rank,), "vera_lambda_b": (module.one_shape[-1],)}
+        return {"vera_lambda_d": (rank,), "vera_lambda_b": (module.one_shape[-1] * module.parts,)}
 
     def write(
         self, module: Module, parts: Sequence[Part], base: Mapping[str, Any] | None
     ) -> dict[str, Adapter]:
         """The adapters of a module, by its name in each layer, each with the projections."""
         del base
-        (part,) = parts
-        pair = {"vera_A": part.arrays["a"].T, "vera_B": part.arrays["b"].T}
+        first = parts[0]
+        for part in parts[1:]:
+            if not all(np.array_equal(part.arrays[n], first.arrays[n]) for n in ("a", "d")):
+                raise ValueError(
+                    f"{module.name} is one module in PEFT, whose VeRA has one A and one scale of "
+                    f"each rank: those of {first.site.path!r} and {part.site.path!r} differ; LoRA "
+                    "can be joined"
+                )
+
+        def joined(name: str, place: tuple[int, ...]) -> np.ndarray:
+            own = {part.number: part.arrays[name][place] for part in parts}
+            zeros = np.zeros_like(first.arrays[name][place])
+            return np.concatenate([own.get(n, zeros) for n in range(module.parts)], axis=-1)
+
         return {
             module.at(place): Adapter(
                 {
-                    "vera_lambda_d": part.arrays["d"][place],
-                    "vera_lambda_b": part.arrays["g"][place],
-                    **pair,
+                    "vera_lambda_d": first.arrays["d"][place],
+                    "vera_lambda_b": joined("g", place),
+                    "vera_A": first.arrays["a"].T,
+                    "vera_B": joined("b", ()).T,
                 },
-                part.ranks[0],
+                first.ranks[0],
                 1.0,
             )
             for place in module.places
@@ -149,23 +160,28 @@ class VeRAForm:
     def read(
         self, module: Module, parts: Sequence[Part], adapters: Mapping[str, Adapter]
     ) -> Arrays:
-        """The arrays of the site of a module."""
-        (part,) = parts
-        arrays = {n: np.zeros(a.shape, a.dtype) for n, a in part.site.arrays.items()}
-        for place in module.places:
-            tensors = adapters[module.at(place)].tensors
-            arrays["d"][place] = tensors["vera_lambda_d"]
-            arrays["g"][place] = tensors["vera_lambda_b"]
-            ins, outs = module.one_shape
-            for name, stored, size in (("a", "vera_A", ins), ("b", "vera_B", outs)):
-                corner = tensors[stored][:, :size] if name == "a" else tensors[stored][:size]
-                if corner.T.shape != arrays[name].shape:
-                    raise ValueError(
-                        f"{stored} of the file has shape {tensors[stored].shape}, too small for "
-                        f"{part.site.path!r}: it was made for another base or rank"
-                    )
-                arrays[name][...] = corner.T
-        return {part.site.path: arrays}
+        """The arrays of the sites of a module."""
+        ins, outs = module.one_shape
+        found: Arrays = {}
+        for part in parts:
+            arrays = {n: np.zeros(a.shape, a.dtype) for n, a in part.site.arrays.items()}
+            own = slice(part.number * outs, (part.number + 1) * outs)
+            for place in module.places:
+                tensors = adapters[module.at(place)].tensors
+                arrays["d"][place] = tensors["vera_lambda_d"]
+                arrays["g"][place] = tensors["vera_lambda_b"][own]
+                corners = {"a": tensors["vera_A"][:, :ins], "b": tensors["vera_B"][own]}
+                for name, corner in corners.items():
+                    if corner.T.shape != arrays[name].shape:
+                        stored = f"vera_{name.upper()}"
+                        raise ValueError(
+                            f"{stored} of the file has shape {tensors[stored].shape}, too small "
+                            f"for {part.site.path!r}: it was made for another base or rank"
+                        )
+                    arrays[name][...] = corner.T
+            found[part.site.path] = arrays
+        _check_rest(module, parts, adapters)
+        return found
 
     def method(
         self,
@@ -186,3 +202,15 @@ class VeRAForm:
             seed=fields.get("projection_prng_key") or 0,
             dtype=dtype,
         )
+
+
+def _check_rest(module: Module, parts: Sequence[Part], adapters: Mapping[str, Adapter]) -> None:
+    """Refuses VeRA of a fused weight that changes parts which the lift leaves alone."""
+    outs = module.one_shape[-1]
+    for number in set(module.rows) - {part.number for part in parts}:
+        for name, adapter in adapters.items():
+            if adapter.tensors["vera_lambda_b"][number * outs : (number + 1) * outs].any():
+                raise ValueError(
+                    f"the adapter of {name} also changes {module.rows[number].path!r}, which this "
+                    "lift does not adapt"
+                )
