@@ -9,6 +9,7 @@ import numpy as np
 
 from lora_jax.hub.peft_modules import OTHER, Module
 from lora_jax.lifting import Method, Site
+from lora_jax.methods import Fused
 
 
 class Part(NamedTuple):
@@ -88,6 +89,11 @@ class Form(Protocol):
     ) -> Method:
         """Our method for an adapter, from the config, the tensors of one layer and the ranks."""
         ...
+
+
+def method_of(site: Site) -> Any:
+    """The method of a site; where that is for one part of a fused weight, the method of it all."""
+    return site.method.method if isinstance(site.method, Fused) else site.method
 
 
 def check_axes(module: Module, part: Part) -> None:

@@ -12,6 +12,7 @@ from lora_jax.hub.names import Names
 from lora_jax.hub.peft_alone import is_norm
 from lora_jax.hub.peft_files import Found
 from lora_jax.hub.peft_load import find_meanings, load_peft, open_adapter, rank_and_scale
+from lora_jax.hub.peft_matrices import MatrixForm
 from lora_jax.hub.peft_modules import Base, Layout, Module, find_layout
 from lora_jax.hub.peft_save import SHARED
 from lora_jax.hub.peft_sites import LN_TUNING, form_of_type
@@ -95,8 +96,8 @@ def load_peft_config(
             (row,) = module.rows.values()
             methods[row.path] = TokenRows(ids=tuple(ids_of(stored.fields, module)))
             continue
-        for row in module.rows.values():
-            if method := _method(stored, module, row.path, keys):
+        for number, row in module.rows.items():
+            if method := _method(stored, module, number, keys):
                 methods[row.path] = method
     norms = stored.fields["peft_type"] == LN_TUNING
     for module in whole:
@@ -138,10 +139,11 @@ def _modules(
 def _method(
     stored: Found,
     module: Module,
-    path: str,
+    number: int,
     keys: Mapping[tuple[int, ...], Mapping[str, str]],
 ) -> Method | None:
-    """The method of one of our parameters; None where the file leaves that part alone."""
+    """The method of a part of a module; None where the file leaves that part alone."""
+    path = module.rows[number].path
     ours = stored.remarks.get("sites")
     if isinstance(ours, dict) and path not in ours:
         return None
@@ -158,4 +160,5 @@ def _method(
     if isinstance(ours, dict):
         ranks, scales = ours[path]["ranks"], ours[path]["scales"]
     tensors = {bare: stored.tensors[key] for bare, key in arrays.items()}
-    return form.method(stored.fields, tensors, ranks, scales, dtype)
+    method = form.method(stored.fields, tensors, ranks, scales, dtype)
+    return form.fitted(method, module, number) if isinstance(form, MatrixForm) else method

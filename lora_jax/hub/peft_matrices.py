@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from lora_jax.hub.peft_form import Adapter, Part, check_axes, raise_without_form
+from lora_jax.hub.peft_form import Adapter, Part, check_axes, method_of, raise_without_form
 from lora_jax.hub.peft_lora import check_ranks, check_scale, plain_number
 from lora_jax.hub.peft_modules import CONV1D, LINEAR, WINDOW, Module
 from lora_jax.lifting import Method
-from lora_jax.methods import AdaLoRA, GraLoRA, LoHa, LoKr, MiSS
+from lora_jax.methods import AdaLoRA, Fused, GraLoRA, LoHa, LoKr, MiSS
 
 Arrays = dict[str, dict[str, np.ndarray]]
 
@@ -48,13 +49,32 @@ class MatrixForm:
             if module.kind not in self.kinds:
                 known = " and ".join(f"{kind}s" for kind in self.kinds)
                 raise_without_form(name, module, part, f"a {module.kind}, and it has for {known}")
-            if module.parts > 1 and not self._columns(part):
-                why = "its blocks there run across the parts of a fused weight; LoRA can be joined"
+            whole = isinstance(part.site.method, Fused) and len(parts) == module.parts
+            if module.parts > 1 and not self._columns(part) and not whole:
+                why = (
+                    "its blocks there run across the parts of a fused weight: adapt all parts by "
+                    "Fused, or by LoRA, which can be joined"
+                )
+                raise_without_form(str(part.site.method), module, part, why)
+            if self.ours is LoKr and method_of(part.site).window != _pixels(module):
+                why = f"there LoKr(window={_pixels(module)}) splits no channel"
                 raise_without_form(str(part.site.method), module, part, why)
 
     def _columns(self, part: Part) -> tuple[str, ...]:
-        """Our arrays that hold outputs; a block that is repeated along them does not."""
-        return () if getattr(part.site.method, "mini", None) else self.columns
+        """Our arrays that hold outputs of a part alone."""
+        return () if self.runs_across(method_of(part.site)) else self.columns
+
+    def runs_across(self, method: Any) -> bool:
+        """Whether blocks of a method run across the parts of a fused weight."""
+        return not self.columns or getattr(method, "mini", None) is not None
+
+    def fitted(self, method: Any, module: Module, number: int) -> Method:
+        """The method for our form of a module: a part of it, or a convolution as a product."""
+        if self.ours is LoKr:
+            method = dataclasses.replace(method, window=_pixels(module))
+        if module.parts > 1 and self.runs_across(method):
+            return Fused(method, number, module.parts)
+        return method
 
     def names(self, module: Module, parts: Sequence[Part]) -> list[str]:
         """The arrays of a module's adapter."""
@@ -71,7 +91,8 @@ class MatrixForm:
             one = array.shape[len(module.places[0]) :]
             if name in self._columns(parts[0]):
                 one = (*one[:-1], one[-1] * module.parts)
-            shapes[self.theirs[name]] = self._to_file(np.empty(one, "?"), name).shape
+            tensor = self._to_file(np.empty(one, "?"), name)
+            shapes[self.theirs[name]] = _with_window(module, name, tensor).shape
         return shapes
 
     def write(
@@ -91,7 +112,7 @@ class MatrixForm:
                     zeros = np.zeros_like(one)
                     columns = [own.get(number, zeros) for number in range(module.parts)]
                     one = np.concatenate(columns, axis=-1)
-                tensors[self.theirs[name]] = self._to_file(one, name)
+                tensors[self.theirs[name]] = _with_window(module, name, self._to_file(one, name))
             adapters[module.at(place)] = Adapter(tensors, first.ranks[0], first.scales[0])
         return adapters
 
@@ -121,7 +142,10 @@ class MatrixForm:
                 adapter = adapters[module.at(place)]
                 check_scale(module.at(place), parts, adapter, i)
                 for name, array in arrays.items():
-                    one = self._from_file(adapter.tensors[self.theirs[name]], name)
+                    tensor = adapter.tensors[self.theirs[name]]
+                    if module.kind == WINDOW and tensor.ndim > 2:
+                        tensor = tensor.reshape(len(tensor), -1)
+                    one = self._from_file(tensor, name)
                     if name in self._columns(part):
                         size = array.shape[-1]
                         one = one[..., part.number * size : (part.number + 1) * size]
@@ -164,6 +188,19 @@ class MatrixForm:
                 f"has scales {list(scales)}"
             )
         return self.make(fields, ranks[0], scales[0], dtype)
+
+
+def _pixels(module: Module) -> int:
+    """How many inputs of a convolution over patches belong to one channel; 1 elsewhere."""
+    return math.prod(next(iter(module.rows.values())).window[1:])
+
+
+def _with_window(module: Module, name: str, tensor: np.ndarray) -> np.ndarray:
+    """LoKr's W₂ of a convolution with the sides of its window."""
+    if module.kind != WINDOW or name != "w2":
+        return tensor
+    window = next(iter(module.rows.values())).window
+    return tensor.reshape(len(tensor), -1, *window[1:])
 
 
 def _check_rest(
@@ -229,6 +266,7 @@ LOKR = MatrixForm(
     LoKr,
     {name: f"lokr_{name}" for name in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b")},
     _lokr,
+    kinds=(LINEAR, WINDOW),
 )
 ADALORA = MatrixForm(
     "ADALORA",
@@ -236,7 +274,7 @@ ADALORA = MatrixForm(
     {"a": "lora_A", "e": "lora_E", "b": "lora_B"},
     _adalora,
     columns=("b",),
-    kinds=(LINEAR, CONV1D),
+    kinds=(LINEAR, CONV1D, WINDOW),
 )
 MISS = MatrixForm("MISS", MiSS, {"b": "miss_block"}, _miss, columns=("b",), as_is=("b",))
 GRALORA = MatrixForm(

@@ -15,7 +15,7 @@ from lora_jax.hub.peft_alone import norm_fields, write_norms
 from lora_jax.hub.peft_classes import AUTO
 from lora_jax.hub.peft_fields import make_fields
 from lora_jax.hub.peft_files import PREFIX, WEIGHTS, write_adapter
-from lora_jax.hub.peft_form import Adapter
+from lora_jax.hub.peft_form import Adapter, method_of
 from lora_jax.hub.peft_modules import (
     TABLE,
     Base,
@@ -99,7 +99,7 @@ def save_peft(
     fields = make_fields(
         sites.peft_type,
         layout,
-        {module: parts[0].site.method for module, parts in sites.parts.items()},
+        {module: method_of(parts[0].site) for module, parts in sites.parts.items()},
         adapters,
         saved,
         tied=any(is_tied(module, layout) for module in touched),

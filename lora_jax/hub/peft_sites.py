@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lora_jax.hub.peft_alone import BEFT, check_biases, is_norm
-from lora_jax.hub.peft_form import Form, Part
+from lora_jax.hub.peft_form import Form, Part, method_of
 from lora_jax.hub.peft_lora import HiRAForm, LoRAForm
 from lora_jax.hub.peft_matrices import ADALORA, GRALORA, LOHA, LOKR, MISS
 from lora_jax.hub.peft_modules import EXPERT_PARAMETERS, EXPERTS, Layout, Module
@@ -122,7 +122,7 @@ def _are_norms(modules: Sequence[Module], layout: Layout) -> bool:
 
 def form_of(site: Site) -> Form:
     """PEFT's form of a site's method."""
-    for kind in type(site.method).__mro__:
+    for kind in type(method_of(site)).__mro__:
         if kind in FORMS:
             return FORMS[kind]
     known = ", ".join(kind.__name__ for kind in FORMS)
@@ -151,7 +151,7 @@ def owner_of(site: Site, layout: Layout) -> tuple[Module, int]:
 
 
 def _part(module: Module, number: int, site: Site, arrays: Mapping[str, Any] | None) -> Part:
-    method: Any = site.method
+    method = method_of(site)
     layers = len(module.places)
     ranks = list(getattr(method, "ranks", None) or [getattr(method, "rank", 1)] * layers)
     scales = _scales(method, ranks)

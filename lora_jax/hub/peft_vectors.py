@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lora_jax.hub.peft_form import Adapter, Part, check_axes, raise_without_form
-from lora_jax.hub.peft_modules import CONV1D, LINEAR, Module
+from lora_jax.hub.peft_modules import CONV1D, LINEAR, WINDOW, Module
 from lora_jax.lifting import Method
 from lora_jax.methods import IA3, VeRA
 
@@ -24,14 +24,20 @@ class IA3Form:
         """Checks that PEFT has a place for the adapters of these sites."""
         for part in parts:
             check_axes(module, part)
-            if module.kind not in (LINEAR, CONV1D):
-                raise_without_form("IA3", module, part, "it is for linear layers here")
+            if module.kind not in (LINEAR, CONV1D, WINDOW):
+                raise_without_form("IA3", module, part, "it is for linear layers and convolutions")
             if self._feeds(part) and module.parts > 1:
                 raise_without_form("IA3(feedforward)", module, part, "a fused weight has one input")
+            if self._feeds(part) and module.kind == WINDOW:
+                raise_without_form("IA3(feedforward)", module, part, "it would scale channels")
 
     def _feeds(self, part: Part) -> bool:
         method = part.site.method
         return isinstance(method, IA3) and method.feedforward
+
+    def _sides(self, module: Module) -> list[int]:
+        """An axis for each side of the window of a convolution."""
+        return [1] * (len(next(iter(module.rows.values())).window) - 1)
 
     def names(self, module: Module, parts: Sequence[Part]) -> list[str]:
         """The one array."""
@@ -44,6 +50,8 @@ class IA3Form:
         """A column of scales of outputs, or a row of scales of inputs."""
         del rank
         ins, outs = module.one_shape
+        if module.kind == WINDOW:
+            return {"ia3_l": (1, outs, *self._sides(module))}
         return {"ia3_l": (1, ins) if self._feeds(parts[0]) else (outs * module.parts, 1)}
 
     def write(
@@ -59,6 +67,8 @@ class IA3Form:
                 scales = own[parts[0].number][None]
             else:
                 scales = np.concatenate([own.get(n, ones) for n in range(module.parts)])[:, None]
+            if module.kind == WINDOW:
+                scales = scales.reshape(1, -1, *self._sides(module))
             adapters[module.at(place)] = Adapter({"ia3_l": scales}, 1, 1.0)
         return adapters
 
@@ -97,7 +107,8 @@ class IA3Form:
         del fields, scales
         if not all(ranks):
             raise ValueError("IA3 adapts all layers of a stack here, but the file has it for some")
-        return IA3(feedforward=tensors["ia3_l"].shape[0] == 1, dtype=dtype)
+        shape = tensors["ia3_l"].shape  # of a convolution's outputs: (1, out, 1, 1)
+        return IA3(feedforward=len(shape) == 2 and shape[0] == 1, dtype=dtype)
 
 
 class VeRAForm:

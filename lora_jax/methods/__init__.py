@@ -5,6 +5,7 @@ from lora_jax.methods.bitfit import BitFit
 from lora_jax.methods.by_name import METHODS, make_method
 from lora_jax.methods.dora import DoRA
 from lora_jax.methods.full import Full
+from lora_jax.methods.fused import Fused
 from lora_jax.methods.gralora import GraLoRA
 from lora_jax.methods.hira import HiRA
 from lora_jax.methods.ia3 import IA3
@@ -33,6 +34,7 @@ __all__ = [
     "Budget",
     "DoRA",
     "Full",
+    "Fused",
     "GraLoRA",
     "HiRA",
     "LayerNormTuning",

@@ -30,6 +30,8 @@ class LoKr:
       alpha: α; ΔW is scaled by α / r.
       decompose_both: decompose W₁ too, where the rank is below half its larger side.
       factor: what the smaller part of a split should be; -1 for the nearest to the root.
+      window: how many consecutive inputs are never split apart: the pixels of a channel, where a
+        convolution over patches is written as a matrix product.
       dtype: of the factors; fp32 whatever the base's.
 
     >>> weight = Weight("w", (64, 128), "float32", batch=(), ins=(0,), outs=(1,))
@@ -42,6 +44,7 @@ class LoKr:
     _: dataclasses.KW_ONLY
     decompose_both: bool = False
     factor: int = -1
+    window: int = 1
     dtype: Any = jnp.float32
 
     dropout: ClassVar[float] = 0.0
@@ -52,6 +55,7 @@ class LoKr:
         check_dtype(self.dtype)
         if self.factor != -1 and self.factor < 1:
             raise ValueError(f"factor must be -1 or at least 1, not {self.factor!r}")
+        check_rank(self.window, "window")
 
     def init(self, key: jax.Array, weight: Weight) -> dict[str, jax.Array]:
         """``w1 (m, l)`` or ``w1_a (r, l), w1_b (m, r)``; ``w2 (*window, n, k)`` or its two parts.
@@ -77,13 +81,19 @@ class LoKr:
             first = {"w1_a": (r, out), "w1_b": (m, r)}
         else:
             first = {"w1": (m, out)}
+        size = n * self.window
         if r < max(k, n) / 2:
-            return {**first, "w2_a": (r, k), "w2_b": (*window, n, r)}
-        return {**first, "w2": (*window, n, k)}
+            return {**first, "w2_a": (r, k), "w2_b": (*window, size, r)}
+        return {**first, "w2": (*window, size, k)}
 
     def _splits(self, weight: Weight) -> tuple[tuple[int, int], tuple[int, int]]:
         inputs = math.prod(weight.sizes(_channels(weight)))
-        return split(inputs, self.factor), split(weight.fan_out, self.factor)
+        if inputs % self.window:
+            raise ValueError(
+                f"window = {self.window} does not divide the {inputs} inputs of {weight.path!r}"
+            )
+        channels = split(inputs // self.window, self.factor)
+        return channels, split(weight.fan_out, self.factor)
 
     def delta(self, arrays: Mapping[str, Any], weight: Weight) -> Delta:
         """``ΔW[(m, n), (l, k)] = (α / r) · w1[m, l] · w2[n, k]``.
@@ -102,7 +112,7 @@ class LoKr:
         }
         term = [Factor(jnp.asarray(self.alpha / self.rank, float), ())]
         term += [Factor(array, axes[name]) for name, array in arrays.items()]
-        term += self._indicators(weight, _channels(weight), n, ("m", "n"))
+        term += self._indicators(weight, _channels(weight), n * self.window, ("m", "n"))
         term += self._indicators(weight, weight.outs, k, ("l", "k"))
         return Delta(terms=(tuple(term),))
 

@@ -35,7 +35,7 @@ from lora_jax.methods import Full, LoRAFA, TokenRows, project_gradients
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 STEPS = (1, 10, 100)
 # With a smaller ε, entries whose gradient is rounding alone would step like all others.
-WEIGHT_DECAY, EPSILON = 0.1, 1e-4
+LEARNING_RATE, WEIGHT_DECAY, EPSILON = 1e-3, 0.1, 1e-4
 
 Arrays = dict[str, np.ndarray]
 
@@ -58,8 +58,6 @@ class Family:
         tied: whether the embedding is the output head too.
         convolution: of patches.
         biased: whether the model has biases.
-        learning_rate: fresh T5 is chaotic: at 1e-3 a change of 1e-7 at the start has become one of
-            1e-2 after 100 steps.
     """
 
     model: str
@@ -71,7 +69,6 @@ class Family:
     tied: bool = False
     convolution: str = ""
     biased: bool = False
-    learning_rate: float = 1e-3
 
 
 def encoder(model: str, attention: str, **fields: Any) -> Family:
@@ -134,12 +131,11 @@ FAMILIES: dict[str, Family] = {
     "mixtral": decoder("mixtral", fed=r".*self_attn\.o_proj"),
     "qwen3_moe": decoder("qwen3_moe", fed=r".*self_attn\.o_proj"),
     "t5": Family(
-        model="t5",
+        model="t5_even",
         attention=r".*(SelfAttention|EncDecAttention)\.(q|v)",
         fed=r".*DenseReluDense\.wo",
         norms=("layer_norm",),
         whole=("relative_attention_bias",),
-        learning_rate=1e-5,
     ),
     "vit": Family(
         model="vit_classification",
@@ -226,6 +222,10 @@ METHODS: dict[str, Callable[[Family], Settings]] = {
     "convolution_loha": on(lambda f: [f.convolution], "LoHaConfig", r=2, alpha=3),
     "convolution_lokr": on(lambda f: [f.convolution], "LoKrConfig", r=1, alpha=2),
     "convolution_hira": on(lambda f: [f.convolution], "HiraConfig", r=3),
+    "convolution_ia3": on(lambda f: [f.convolution], "IA3Config", feedforward_modules=[]),
+    "convolution_adalora": on(
+        lambda f: [f.convolution], "AdaLoraConfig", init_r=3, lora_alpha=5, total_step=100
+    ),
     "embedding_hira": on(lambda f: [f.embedding], "HiraConfig", r=3),
     "experts": attention(
         "LoraConfig",
@@ -248,10 +248,6 @@ class Pair:
     @property
     def model(self) -> str:
         return FAMILIES[self.family].model
-
-    @property
-    def learning_rate(self) -> float:
-        return FAMILIES[self.family].learning_rate
 
     @property
     def settings(self) -> Settings:
@@ -279,7 +275,7 @@ _RECORDED = {
     "bert": "lora biases norms",
     "roberta": "whole vera",
     "deberta": "dora adalora",
-    "gpt2": "dora ia3 token_rows",
+    "gpt2": "dora ia3 vera gralora token_rows",
     "llama": "lora_fa embedding_dora",
     "mistral": "loha gralora",
     "qwen2": "lokr hira",
@@ -289,11 +285,12 @@ _RECORDED = {
     "mixtral": "experts",
     "qwen3_moe": "vera",
     "t5": "ia3",
-    "vit": "convolution convolution_dora convolution_loha convolution_hira",
+    "vit": "convolution convolution_dora convolution_loha convolution_lokr convolution_hira "
+    "convolution_ia3 convolution_adalora",
     "clip": "embedding embedding_hira",
     "siglip": "biases",
     "llava": "token_rows",
-    "qwen2_5_vl": "dora",
+    "qwen2_5_vl": "dora lokr",
 }
 RECORDED = [Pair(family, method) for family, ms in _RECORDED.items() for method in ms.split()]
 
@@ -321,21 +318,16 @@ def record(pair: Pair) -> Arrays:
     Raises:
         Exception: whatever PEFT raises where it does not have the method for a module.
     """
-    import peft
     import torch
 
     torch.manual_seed(0)
     torch.set_num_threads(1)
     golden = CASES[pair.model]
     base, tensors, probe = _base(pair.model)
-    settings = dict(pair.settings)
-    config = getattr(peft, settings.pop("kind"))(**settings)
-    base = copy.deepcopy(base)
+    model = adapt(pair.model, pair.settings)
     run = lambda model: getattr(model(**tensors), golden.output)
     with torch.no_grad():
-        plain = run(base)
-        model = peft.get_peft_model(base, config).eval()
-        started = run(model)
+        plain, started = run(base), run(model)
     optimizer = _optimizer(model, pair)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     fixed = _fixed(model)
@@ -366,6 +358,19 @@ def record(pair: Pair) -> Arrays:
     return result
 
 
+def adapt(name: str, settings: Settings) -> Any:
+    """A model of PEFT's at its start.
+
+    Raises:
+        Exception: whatever PEFT raises where it does not have the method for a module.
+    """
+    import peft
+
+    fields = dict(settings)
+    config = getattr(peft, fields.pop("kind"))(**fields)
+    return peft.get_peft_model(copy.deepcopy(_base(name)[0]), config).eval()
+
+
 @functools.cache
 def _base(name: str) -> tuple[Any, dict[str, Any], np.ndarray]:
     """A model of transformers, its inputs, and random numbers that its outputs are drawn to."""
@@ -394,13 +399,13 @@ def _optimizer(model: Any, pair: Pair) -> Any:
 
     if pair.method == "lora_fa":
         optimizer = create_lorafa_optimizer(
-            model, r=LORA["r"], lora_alpha=LORA["lora_alpha"], lr=pair.learning_rate
+            model, r=LORA["r"], lora_alpha=LORA["lora_alpha"], lr=LEARNING_RATE
         )
         # Its ε is of the uncorrected moments: so small, it is the same in both.
         optimizer.param_groups[0]["eps"] = _FA_EPSILON
         return optimizer
     trained = [p for p in model.parameters() if p.requires_grad]
-    return torch.optim.AdamW(trained, lr=pair.learning_rate, weight_decay=WEIGHT_DECAY, eps=EPSILON)
+    return torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, eps=EPSILON)
 
 
 _FA_EPSILON = 1e-14
@@ -525,7 +530,10 @@ def compute(pair: Pair, recorded: Mapping[str, np.ndarray], room: Path) -> dict[
             trained, np.split(np.asarray(values), np.cumsum(sizes)[: len(trained) - 1]), strict=True
         )
     }
-    model, lifted, places = _read(pair, recorded, room)
+    model, lifted, factors = lift(pair, recorded, room)
+    places = jax.tree.map(lambda x: np.asarray(x).astype(np.int32), factors)
+    if pair.method == "lora_fa":
+        lifted = _with_fixed_a(lifted)
     args, named = _arguments(pair)
     probe = np.load(FIXTURES / pair.model / "expected.npz")["probe"]
     train = _make_train(pair, lifted, places, probe, sum(sizes[: len(trained)]))
@@ -549,24 +557,28 @@ def _arguments(pair: Pair) -> tuple[list[np.ndarray], dict[str, Any]]:
     return args, golden.keywords(model.config, inputs)
 
 
-def _read(
+def lift(
     pair: Pair, recorded: Mapping[str, np.ndarray], room: Path
 ) -> tuple[hub.Pretrained, Any, Any]:
-    """Our model, its lift as the adapter's files ask for, and the place of each of our numbers."""
+    """Our model, its lift as the adapter's files ask for, and its factors on a base of zeros."""
     model, golden = _model(pair.model), CASES[pair.model]
-    tensors = {k.partition(":")[2]: t for k, t in recorded.items() if k.startswith("file:")}
-    save_file({k: np.ascontiguousarray(t) for k, t in tensors.items()}, _weights(room))
+    save_file({k: np.ascontiguousarray(t) for k, t in files(recorded).items()}, _weights(room))
     (room / "adapter_config.json").write_text(str(recorded["config"]))
     args, named = _arguments(pair)
     zeros = jax.tree.map(jnp.zeros_like, model.params)
-    lifted, places = hub.lift_peft(room, model.apply, zeros, *args, **named, **golden.settings)
-    if pair.method == "lora_fa":
-        sites = [
-            dataclasses.replace(site, method=LoRAFA(rank=site.method.rank, alpha=site.method.alpha))
-            for site in lifted.sites
-        ]
-        lifted = dataclasses.replace(lifted, sites=tuple(sites))
-    return model, lifted, jax.tree.map(lambda x: np.asarray(x).astype(np.int32), places)
+    lifted, factors = hub.lift_peft(room, model.apply, zeros, *args, **named, **golden.settings)
+    return model, lifted, factors
+
+
+def _with_fixed_a(lifted: Any) -> Any:
+    fixed = lambda method: LoRAFA(rank=method.rank, alpha=method.alpha)
+    sites = [dataclasses.replace(site, method=fixed(site.method)) for site in lifted.sites]
+    return dataclasses.replace(lifted, sites=tuple(sites))
+
+
+def files(recorded: Mapping[str, np.ndarray]) -> Arrays:
+    """The tensors of the adapter's file."""
+    return {key.partition(":")[2]: t for key, t in recorded.items() if key.startswith("file:")}
 
 
 def _weights(room: Path) -> Path:
@@ -580,9 +592,9 @@ def _make_train(pair: Pair, lifted: Any, places: Any, probe: np.ndarray, count: 
     settings, weight = CASES[pair.model].settings, _weight(probe)
     fa = pair.method == "lora_fa"
     optimizer = (
-        optax.adam(pair.learning_rate, eps=_FA_EPSILON)
+        optax.adam(LEARNING_RATE, eps=_FA_EPSILON)
         if fa
-        else optax.adamw(pair.learning_rate, weight_decay=WEIGHT_DECAY, eps=EPSILON)
+        else optax.adamw(LEARNING_RATE, weight_decay=WEIGHT_DECAY, eps=EPSILON)
     )
 
     def factors_of(values: Any, base: Any) -> Any:

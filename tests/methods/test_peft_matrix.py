@@ -4,20 +4,46 @@ All pairs where torch and PEFT are installed; everywhere some of them, recorded 
 scripts/record_peft.py.
 """
 
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from golden import peft_matrix as golden
 from golden.all import CASES
 from golden.peft_matrix import FAMILIES, METHODS, PAIRS, RECORDED
+from safetensors.numpy import load_file
 
 from lora_jax import hub
 
+WEIGHTS = "adapter_model.safetensors"
 # What PEFT does not have, and what it says of it.
-ONLY_LINEAR = "Conv1D.*(not supported|is not supported)"
+CONV1D, CONV3D = "Conv1D.* not supported", "Conv3d.* not supported"
 REFUSED = {
-    "gpt2-loha": ONLY_LINEAR,
-    "gpt2-lokr": ONLY_LINEAR,
-    "gpt2-miss": ONLY_LINEAR,
+    "gpt2-loha": CONV1D,
+    "gpt2-lokr": CONV1D,
+    "gpt2-miss": CONV1D,
+    "qwen2_5_vl-convolution_loha": CONV3D,
+    "qwen2_5_vl-convolution_lokr": CONV3D,
+    "qwen2_5_vl-convolution_adalora": CONV3D,
 }
+RANKS = {
+    "VeraConfig": {"r": 2},
+    "IA3Config": {"feedforward_modules": []},
+    "LoHaConfig": {},
+    "LoKrConfig": {},
+    "AdaLoraConfig": {"total_step": 1},
+    "MissConfig": {},
+    "GraloraConfig": {"r": 4},
+}
+NO_CONVOLUTION = ("VeraConfig", "MissConfig", "GraloraConfig")
+NOT_SUPPORTED = "not supported|No layers types compatible"
+KINDS_REFUSED = [
+    *[("vit_classification", "projection", kind, RANKS[kind]) for kind in NO_CONVOLUTION],
+    *[("llama", "embed_tokens", kind, fields) for kind, fields in RANKS.items()],
+]
+EXPERTS = {"target_parameters": ["mlp.experts.down_proj"], "target_modules": []}
 
 # Biases that IA³ scales with their outputs have nothing to be contracted with.
 pytestmark = pytest.mark.filterwarnings("ignore:.*reaches 'add'")
@@ -26,6 +52,19 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*reaches 'add'")
 @pytest.mark.parametrize("pair", RECORDED, ids=str)
 def test_it_computes_learns_and_merges_what_peft_did(pair, tmp_path):
     golden.check(pair, golden.read(pair), tmp_path)
+
+
+@pytest.mark.parametrize("pair", RECORDED, ids=str)
+def test_its_files_are_written_again_as_they_were(pair, tmp_path):
+    recorded = golden.read(pair)
+    model, lifted, factors = golden.lift(pair, recorded, tmp_path)
+    zeros = jax.tree.map(jnp.zeros_like, model.params)
+    task = json.loads(str(recorded["config"]))["task_type"]
+    hub.save_peft(tmp_path / "again", lifted, factors, params=zeros, task_type=task)
+    found, wanted = load_file(tmp_path / "again" / WEIGHTS), golden.files(recorded)
+    assert found.keys() == wanted.keys()
+    for key, tensor in wanted.items():
+        np.testing.assert_array_equal(found[key], tensor, err_msg=key)
 
 
 @pytest.mark.torch
@@ -41,6 +80,24 @@ def test_it_computes_learns_and_merges_what_peft_does(pair, tmp_path):
 def test_peft_itself_refuses_the_rest(pair):
     with pytest.raises((TypeError, ValueError), match=REFUSED[str(pair)]):
         golden.record(pair)
+
+
+@pytest.mark.torch
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize(("model", "module", "kind", "fields"), KINDS_REFUSED)
+def test_peft_itself_has_other_methods_for_no_convolution_or_embedding(model, module, kind, fields):
+    with pytest.raises((TypeError, ValueError), match=NOT_SUPPORTED):
+        golden.adapt(model, {"kind": kind, "target_modules": [module], **fields})
+
+
+@pytest.mark.torch
+@pytest.mark.filterwarnings("default")
+def test_peft_itself_has_lora_alone_for_experts():
+    with pytest.raises(ValueError, match="does not work with use_dora"):
+        golden.adapt("mixtral", {"kind": "LoraConfig", "use_dora": True, **EXPERTS})
+    for kind, fields in [*RANKS.items(), ("HiraConfig", {})]:
+        with pytest.raises(TypeError, match="unexpected keyword argument 'target_parameters'"):
+            golden.adapt("mixtral", {"kind": kind, **fields, **EXPERTS})
 
 
 def test_every_family_and_every_method_is_recorded():
