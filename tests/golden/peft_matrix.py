@@ -401,14 +401,10 @@ def _optimizer(model: Any, pair: Pair) -> Any:
         optimizer = create_lorafa_optimizer(
             model, r=LORA["r"], lora_alpha=LORA["lora_alpha"], lr=LEARNING_RATE
         )
-        # Its ε is of the uncorrected moments: so small, it is the same in both.
-        optimizer.param_groups[0]["eps"] = _FA_EPSILON
+        optimizer.param_groups[0]["eps"] = EPSILON
         return optimizer
     trained = [p for p in model.parameters() if p.requires_grad]
     return torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, eps=EPSILON)
-
-
-_FA_EPSILON = 1e-14
 
 
 def _fixed(model: Any) -> dict[str, Any]:
@@ -592,7 +588,7 @@ def _make_train(pair: Pair, lifted: Any, places: Any, probe: np.ndarray, count: 
     settings, weight = CASES[pair.model].settings, _weight(probe)
     fa = pair.method == "lora_fa"
     optimizer = (
-        optax.adam(LEARNING_RATE, eps=_FA_EPSILON)
+        _adam_of_uncorrected_moments()
         if fa
         else optax.adamw(LEARNING_RATE, weight_decay=WEIGHT_DECAY, eps=EPSILON)
     )
@@ -641,6 +637,21 @@ def _make_train(pair: Pair, lifted: Any, places: Any, probe: np.ndarray, count: 
         )
 
     return train
+
+
+def _adam_of_uncorrected_moments() -> optax.GradientTransformation:
+    """Adam as in PEFT's LoRA-FA: ε is added before the moments are corrected for their start."""
+
+    def update(gradient: Any, state: Any, _: Any) -> Any:
+        count, mean, square = state
+        count = count + 1
+        mean = 0.9 * mean + 0.1 * gradient
+        square = 0.999 * square + 0.001 * gradient**2
+        rate = LEARNING_RATE * jnp.sqrt(1 - 0.999**count) / (1 - 0.9**count)
+        return -rate * mean / (jnp.sqrt(square) + EPSILON), (count, mean, square)
+
+    start = lambda values: (jnp.zeros(()), jnp.zeros_like(values), jnp.zeros_like(values))
+    return optax.GradientTransformation(start, update)
 
 
 def _at(params: Any, path: str) -> Any:
