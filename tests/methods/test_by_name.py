@@ -15,7 +15,8 @@ def test_every_method_can_be_made_by_its_name():
         for name in package.__all__
         if hasattr(getattr(package, name), "delta")
     }
-    assert exported - {"Rebased"} == set(methods.METHODS)  # which PiSSA and others build on
+    # What PiSSA and others build on, and what is made of another method.
+    assert exported - {"Rebased", "Fused"} == set(methods.METHODS)
     for name, kind in methods.METHODS.items():
         needed = {"ids": (1, 2)} if name == "TokenRows" else {}
         assert type(lora.make_method(name, **needed)) is kind
