@@ -27,7 +27,12 @@ def free_port():
 def start(count, *arguments):
     """Starts as many processes that share a run; each has one device."""
     coordinator = f"localhost:{free_port()}"
-    environment = {"JAX_PLATFORMS": "cpu", "JAX_COORDINATOR_ADDRESS": coordinator}
+    environment = {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COORDINATOR_ADDRESS": coordinator,
+        # Nearly all of the time of a tiny model is its compilation, which is so far faster.
+        "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
+    }
     return [
         subprocess.Popen(
             [sys.executable, "-m", "tests.training.pod", *map(str, arguments)],
