@@ -1,11 +1,14 @@
 """Identity of files and of parameters."""
 
 import hashlib
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 
 def hash_file(path: str | Path) -> str:
@@ -32,10 +35,26 @@ def hash_params(params: Any) -> str:
     digest = hashlib.sha256()
     leaves = jax.tree_util.tree_leaves_with_path(params)
     for path, leaf in sorted((jax.tree_util.keystr(path), leaf) for path, leaf in leaves):
-        array = np.asarray(leaf)
-        digest.update(f"{path} {array.dtype.name} {array.shape}\n".encode())
-        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        digest.update(f"{path} {leaf.dtype.name} {leaf.shape}\n".encode())
+        for part in _parts(leaf):
+            digest.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
+
+
+def _parts(array: Any) -> Iterator[np.ndarray]:
+    """An array; or, where other processes hold some of it, one layer of its stack after another."""
+    if not isinstance(array, jax.Array) or array.is_fully_addressable or array.is_fully_replicated:
+        yield np.asarray(array)
+        return
+    sharding: Any = array.sharding
+    everywhere = NamedSharding(sharding.mesh, PartitionSpec())
+    gather = partial(jax.jit, out_shardings=everywhere)
+    if array.ndim < 3:
+        yield np.asarray(gather(lambda x: x)(array))
+        return
+    one_layer = gather(lambda x, i: x[i])
+    for layer in range(len(array)):
+        yield np.asarray(one_layer(array, layer))
 
 
 def check_file(path: Path, sha256: str) -> None:

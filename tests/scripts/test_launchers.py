@@ -71,7 +71,9 @@ def test_when_one_process_fails_the_others_are_stopped_and_its_status_is_returne
 
 
 def test_a_process_that_does_not_heed_sigterm_is_killed(tmp_path):
-    process = local(tmp_path, '[ "$JAX_PROCESS_ID" != 1 ] || exit 3; trap "" TERM; exec sleep 120', 2)
+    process = local(
+        tmp_path, '[ "$JAX_PROCESS_ID" != 1 ] || exit 3; trap "" TERM; exec sleep 120', 2
+    )
     process.communicate(timeout=60)
     assert process.returncode == 3
 

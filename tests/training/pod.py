@@ -85,6 +85,7 @@ def run(options):
         batches,
         steps=options.steps,
         workdir=options.workdir,
+        identity=training.describe_run(base=hub.hash_params(base.params)),
         evaluate=lambda variables: {"mean": float(np.asarray(scores(variables, whole)).mean())},
         batch_sharding=shardings.batch,
         console=Console(file=io.StringIO()),

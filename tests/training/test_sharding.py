@@ -114,6 +114,51 @@ def test_factors_take_the_sharding_of_the_weight_axes_they_carry():
     assert placed["params"]["out"].spec == P("fsdp", None)
 
 
+A, B = P(None, "fsdp", None), P(None, None, "tensor")
+LORA, REBASED = {"a": A, "b": B}, {"a": A, "b": B, "a0": A, "b0": B}
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        (lora.LoRA(rank=2), LORA),
+        (lora.LoRA(ranks=(2, 1)), LORA),
+        (lora.LoRAFA(rank=2), LORA),
+        (lora.HiRA(rank=2), LORA),
+        (lora.PiSSA(rank=2), REBASED),
+        (lora.OLoRA(rank=2), REBASED),
+        (lora.DoRA(rank=2), {**LORA, "m": P(None, "tensor")}),
+        (lora.AdaLoRA(rank=2), {**LORA, "e": P(None, None)}),
+        (lora.LoHa(rank=2), {"a1": A, "b1": B, "a2": A, "b2": B}),
+        (
+            lora.VeRA(rank=7),
+            {
+                "a": P("fsdp", None),
+                "b": P(None, "tensor"),
+                "d": P(None, None),
+                "g": P(None, "tensor"),
+            },
+        ),
+        (lora.IA3(), {"l": P(None, "tensor")}),
+        (lora.IA3(feedforward=True), {"l": P(None, "fsdp")}),
+        (lora.MiSS(rank=4), {"b": B}),
+        (lora.Full(), {"d": P(None, "fsdp", "tensor")}),
+        # Blocks, and Kronecker factors, hold parts of the weight's axes.
+        (lora.GraLoRA(rank=4, k=2), {"a": P(*[None] * 4), "b": P(*[None] * 4)}),
+        (lora.LoKr(rank=2), {"w1": P(*[None] * 3), "w2_a": P(*[None] * 3)}),
+    ],
+    ids=lambda value: str(value) if not isinstance(value, dict) else "",
+)
+def test_the_arrays_of_every_method_follow_the_axes_of_the_weight_that_they_carry(method, expected):
+    lifted = lora.lift(model, params(), jnp.ones((BATCH, DIM)), method=method, targets=("up",))
+    (site,) = lifted.sites
+    variables = {"params": params(), "adapter": {site.path: dict(site.arrays)}}
+    mesh = make_mesh({"data": 1, "fsdp": 4, "tensor": 2})
+    placed = variable_shardings(mesh, variables, RULES, lifted.sites)["adapter"][site.path]
+    for name, spec in expected.items():
+        assert placed[name].spec == spec, name
+
+
 def test_an_array_that_no_rule_matches_is_on_every_device():
     lifted = lift()
     placed = variable_shardings(make_mesh(), variables(lifted), [], lifted.sites)
