@@ -46,7 +46,7 @@ def padded(rng):
 
 
 def packed(rng):
-    rows = pack(list(texts(rng, 3 * ROWS)), LENGTH)
+    rows = pack(list(texts(rng, 5 * ROWS)), LENGTH)
     return {name: values[:ROWS] for name, values in rows.items()}
 
 
