@@ -42,6 +42,9 @@ _VARIANTS = {
     "velora_config": "VeLoRA, which compresses activations",
 }
 
+# Starts for which PEFT changes the base.
+_MOVING_STARTS = ("pissa", "corda", "olora", "lora_ga", "loftq")
+
 
 class Targets(NamedTuple):
     """Which modules an adapter is for, as PEFT says it.
@@ -183,6 +186,13 @@ def check_config(fields: Mapping[str, Any], where: Any) -> str:
         raise ValueError(
             f"{where} says save_projection=false: the projections would have to be drawn with "
             "torch; save it with them"
+        )
+    start = str(fields.get("init_lora_weights")).lower()
+    if start.startswith(_MOVING_STARTS):
+        raise ValueError(
+            f"{where} says init_lora_weights={start!r}: PEFT took that start off its base, so "
+            "these factors do not fit the base itself; convert them with PEFT's save_pretrained(…, "
+            "path_initial_model_for_weight_conversion=…)"
         )
     for name, meaning in _VARIANTS.items():
         if fields.get(name):

@@ -94,6 +94,8 @@ def read_adapter(directory: str | Path) -> Found:
         ValueError: a file is empty, truncated or a pickle.
     """
     directory = Path(directory).expanduser()
+    if directory.is_file():
+        raise FileNotFoundError(f"{directory} is a file: give the directory that holds it")
     if not directory.is_dir():
         raise FileNotFoundError(f"no directory {directory}{siblings(directory)}")
     file = directory / WEIGHTS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 
 from lora_jax.hub.names import Names
 from lora_jax.hub.peft_alone import is_norm
-from lora_jax.hub.peft_files import Found
+from lora_jax.hub.peft_files import Found, parse_key
 from lora_jax.hub.peft_load import find_meanings, load_peft, open_adapter, rank_and_scale
 from lora_jax.hub.peft_matrices import MatrixForm
 from lora_jax.hub.peft_modules import Base, Layout, Module, find_layout
@@ -131,9 +132,17 @@ def _modules(
         more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
         raise ValueError(
             f"{stored.file} is not for this model, which has no module for "
-            f"{', '.join(unknown[:3])}{more}"
+            f"{', '.join(unknown[:3])}{more}{_left_out(unknown, layout)}"
         )
     return adapted, whole
+
+
+def _left_out(keys: Sequence[str], layout: Layout) -> str:
+    """A hint where checkpoints of the family hold a module that this model was loaded without."""
+    names = [layout.names.canonical(f"{parse_key(key).module}.weight") for key in keys]
+    if any(re.fullmatch(unused, name) for unused in layout.names.unused for name in names):
+        return "; it was loaded without: `hub.load_model` takes head= and the like"
+    return ""
 
 
 def _method(

@@ -210,6 +210,21 @@ def test_an_adapter_of_which_nothing_matches_is_an_error(saved):
         hub.lift_peft(saved, LLAMA.apply, LLAMA.params, IDS)
 
 
+@pytest.mark.parametrize("name", ["roberta_classification", "vit_classification"])
+def test_an_adapter_with_a_head_says_that_the_model_was_loaded_without(name, tmp_path):
+    head = {"head": "classification"}
+    model = hub.load_model(FIXTURES / name, **head)
+    recorded = np.load(FIXTURES / name / "expected.npz")
+    args = [recorded["pixel_values"]] if "pixel_values" in recorded else [IDS, np.ones_like(IDS)]
+    targets = {"q_proj": None, "^head/.*": lora.Full()}
+    lifted = lora.lift(model.apply, model.params, *args, targets=targets)
+    factors = lifted.init(jax.random.key(0), model.params)
+    hub.save_peft(tmp_path, lifted, factors, params=model.params)
+    bare = hub.load_model(FIXTURES / name)
+    with pytest.raises(ValueError, match=r"no module for .*classifier.* takes head="):
+        hub.lift_peft(tmp_path, bare.apply, bare.params, *args)
+
+
 @pytest.mark.parametrize(
     ("method", "message"),
     [
@@ -270,6 +285,8 @@ def test_empty_truncated_and_missing_files_and_pickles_are_refused(saved, tmp_pa
     [
         ({"peft_type": "PREFIX_TUNING"}, "peft_type 'PREFIX_TUNING'; supported: ADALORA, BEFT"),
         ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens, that is aLoRA, .* only the"),
+        ({"init_lora_weights": "pissa_niter_4"}, "took that start off .*conversion="),
+        ({"init_lora_weights": "OLoRA"}, "took that start off its base"),
         ({"layer_replication": [[0, 2]]}, "asks for layer_replication, that is layers .* once"),
         ({"lora_alpha": 8}, "scales ΔW by 4, but"),
         ({"use_rslora": True}, "scales ΔW by 2.8"),
@@ -318,6 +335,8 @@ def test_a_missing_or_broken_config_is_named(saved):
         hub.load_peft(saved, LIFTED)
     with pytest.raises(FileNotFoundError, match=r"no directory .*; near it: adapter"):
         hub.load_peft(saved.parent / "adaptor", LIFTED)
+    with pytest.raises(FileNotFoundError, match="is a file: give the directory"):
+        hub.load_peft(saved / WEIGHTS, LIFTED)
 
 
 def test_a_tied_embedding_whose_head_was_left_alone_is_refused(tmp_path):
