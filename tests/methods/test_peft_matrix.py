@@ -28,7 +28,7 @@ REFUSED = {
     "qwen2_5_vl-convolution_lokr": CONV3D,
     "qwen2_5_vl-convolution_adalora": CONV3D,
 }
-RANKS = {
+FIELDS = {
     "VeraConfig": {"r": 2},
     "IA3Config": {"feedforward_modules": []},
     "LoHaConfig": {},
@@ -40,8 +40,8 @@ RANKS = {
 NO_CONVOLUTION = ("VeraConfig", "MissConfig", "GraloraConfig")
 NOT_SUPPORTED = "not supported|No layers types compatible"
 KINDS_REFUSED = [
-    *[("vit_classification", "projection", kind, RANKS[kind]) for kind in NO_CONVOLUTION],
-    *[("llama", "embed_tokens", kind, fields) for kind, fields in RANKS.items()],
+    *[("vit_classification", "projection", kind, FIELDS[kind]) for kind in NO_CONVOLUTION],
+    *[("llama", "embed_tokens", kind, fields) for kind, fields in FIELDS.items()],
 ]
 EXPERTS = {"target_parameters": ["mlp.experts.down_proj"], "target_modules": []}
 
@@ -95,7 +95,7 @@ def test_peft_itself_has_other_methods_for_no_convolution_or_embedding(model, mo
 def test_peft_itself_has_lora_alone_for_experts():
     with pytest.raises(ValueError, match="does not work with use_dora"):
         golden.adapt("mixtral", {"kind": "LoraConfig", "use_dora": True, **EXPERTS})
-    for kind, fields in [*RANKS.items(), ("HiraConfig", {})]:
+    for kind, fields in [*FIELDS.items(), ("HiraConfig", {})]:
         with pytest.raises(TypeError, match="unexpected keyword argument 'target_parameters'"):
             golden.adapt("mixtral", {"kind": kind, **fields, **EXPERTS})
 
