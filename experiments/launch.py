@@ -47,6 +47,9 @@ def launch(
     coordinator = flags.DEFINE_string("coordinator", None, "HOST:PORT of the first process.")
     processes = flags.DEFINE_integer("processes", None, "How many there are; 1: this one alone.")
     process = flags.DEFINE_integer("process", None, "Which one this is, from 0.")
+    cache = flags.DEFINE_string(
+        "compilation_cache", None, "Where compiled programs are kept, for runs to come."
+    )
     timeout = flags.DEFINE_integer(
         "process_timeout", 100, "Seconds after which all end if one is gone."
     )
@@ -54,6 +57,8 @@ def launch(
     def run(_: Sequence[str]) -> None:
         if config.value is None:
             sys.exit("error: no --config; try --config=configs/quickstart.py or --help")
+        if cache.value is not None:
+            jax.config.update("jax_compilation_cache_dir", cache.value)
         logging.set_verbosity(logging.WARNING)  # not every attempt to find an accelerator
         directory = None if dry_run.value or not workdir.value else Path(workdir.value)
         if directory is None and not dry_run.value and plan is None:

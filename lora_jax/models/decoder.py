@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from lora_jax.models.activations import ACTIVATIONS
-from lora_jax.models.attention import attention
+from lora_jax.models.attention import IMPLEMENTATIONS, attention
 from lora_jax.models.cache import Cache, begin, remember, visible
 from lora_jax.models.checks import check_name
 from lora_jax.models.experts import Experts
@@ -63,6 +63,7 @@ class DecoderConfig:
         dtype: name of the type of activations and of the operands of products.
         scan: scan over the layers; otherwise unroll them, which is faster for few layers on CPU.
         remat: what the backward pass keeps, a name in `REMAT_POLICIES`.
+        attention: how attention is computed, a name in `attention.IMPLEMENTATIONS`.
 
     Raises:
         ValueError: sizes that do not fit each other, or an unknown name.
@@ -104,11 +105,13 @@ class DecoderConfig:
     dtype: str = "float32"
     scan: bool = True
     remat: str = "none"
+    attention: str = "plain"
 
     def __post_init__(self) -> None:
         check_name("dtype", self.dtype, DTYPES)
         check_name("activation", self.activation, ACTIVATIONS)
         check_name("remat", self.remat, REMAT_POLICIES)
+        check_name("attention", self.attention, IMPLEMENTATIONS)
         if self.heads % self.kv_heads:
             raise ValueError(f"heads {self.heads} is not a multiple of kv_heads {self.kv_heads}")
         if self.head_dim % 2:
@@ -212,6 +215,7 @@ class Layer(nnx.Module):
             config.dtype,
             scale=config.query_scale,
             softcap=config.score_cap,
+            implementation=config.attention,
         )
         return self.o_proj(mixed.reshape(*x.shape[:2], -1)), cache
 

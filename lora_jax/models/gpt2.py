@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from lora_jax.models.activations import ACTIVATIONS
-from lora_jax.models.attention import attention
+from lora_jax.models.attention import IMPLEMENTATIONS, attention
 from lora_jax.models.cache import Cache, begin, remember, visible
 from lora_jax.models.checks import check_name
 from lora_jax.models.layers import DTYPES, Embedding, LayerNorm, Linear
@@ -40,6 +40,7 @@ class GPT2Config:
         dtype: name of the type of activations and of the operands of products.
         scan: scan over the layers; otherwise unroll them, which is faster for few layers on CPU.
         remat: what the backward pass keeps, a name in `REMAT_POLICIES`.
+        attention: how attention is computed, a name in `attention.IMPLEMENTATIONS`.
 
     Raises:
         ValueError: `dim` is not a multiple of `heads`, or a name is unknown.
@@ -63,6 +64,7 @@ class GPT2Config:
     dtype: str = "float32"
     scan: bool = True
     remat: str = "none"
+    attention: str = "plain"
 
     def __post_init__(self) -> None:
         if self.dim % self.heads:
@@ -70,6 +72,7 @@ class GPT2Config:
         check_name("dtype", self.dtype, DTYPES)
         check_name("activation", self.activation, ACTIVATIONS)
         check_name("remat", self.remat, REMAT_POLICIES)
+        check_name("attention", self.attention, IMPLEMENTATIONS)
 
     @property
     def max_length(self) -> int:
@@ -166,7 +169,9 @@ class Layer(nnx.Module):
         if config.scale_scores_by_layer:
             q = (q / (number + 1)).astype(q.dtype)
         scale = None if config.scale_scores else 1.0
-        mixed = attention(q, k, v, allowed, config.dtype, scale=scale)
+        mixed = attention(
+            q, k, v, allowed, config.dtype, scale=scale, implementation=config.attention
+        )
         hidden = hidden + self.o_proj(mixed.reshape(x.shape))
         activate = ACTIVATIONS[config.activation]
         return hidden + self.fc2(activate(self.fc1(self.mlp_norm(hidden)))), cache

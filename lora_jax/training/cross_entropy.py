@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -30,7 +31,9 @@ class TokenLosses(NamedTuple):
     right: Bool[Array, "batch length"]
 
 
-def cross_entropy(targets: Int[ArrayLike, "batch length"], chunk: int = CHUNK) -> Outputs:
+def cross_entropy(
+    targets: Int[ArrayLike, "batch length"], chunk: int = CHUNK, *, frozen_head: bool = False
+) -> Outputs:
     """Asks a decoder for the cross-entropy of each token in place of its logits.
 
     The head is applied to a chunk of tokens at a time, and again in the backward pass, so logits of
@@ -42,6 +45,9 @@ def cross_entropy(targets: Int[ArrayLike, "batch length"], chunk: int = CHUNK) -
       chunk: tokens of a chunk on each device, at least 1; of each row it takes as many as of the
         others, so that a batch which is split over devices stays so. Fewer than some 512 are
         slower, and gather a head that is split more often.
+      frozen_head: the loss is differentiated, and not with respect to the head: the gradient of the
+        hidden states is computed with the loss, which saves applying the head again. That of the
+        head is then zero, whatever it is.
 
     Returns:
       What `apply(params, ids, outputs=...)` takes to return `TokenLosses`.
@@ -51,10 +57,12 @@ def cross_entropy(targets: Int[ArrayLike, "batch length"], chunk: int = CHUNK) -
     """
     if chunk < 1:
         raise ValueError(f"a chunk of {chunk} tokens: at least 1 is needed")
-    return jax.tree_util.Partial(functools.partial(_in_chunks, chunk), jnp.asarray(targets))
+    losses = _losses_with_gradient if frozen_head else _losses_again
+    return jax.tree_util.Partial(functools.partial(_in_chunks, losses, chunk), jnp.asarray(targets))
 
 
 def _in_chunks(
+    losses_of: Callable[[Head, Array, Array], TokenLosses],
     chunk: int,
     targets: Int[Array, "batch length"],
     hidden: Float[Array, "batch length dim"],
@@ -71,12 +79,32 @@ def _in_chunks(
     def join(x: Array) -> Array:
         return jnp.moveaxis(x, 0, 1).reshape(batch, count * columns)[:, :length]
 
-    @functools.partial(jax.checkpoint, prevent_cse=count == 1)
-    def losses(part: tuple[Array, Array]) -> TokenLosses:
-        return _token_losses(head(part[0]), part[1])
-
+    parts = split(hidden), split(targets)
     # The places of padding are predicted too, and cut off.
-    return TokenLosses(*map(join, lax.map(losses, (split(hidden), split(targets)))))
+    return TokenLosses(*map(join, lax.map(lambda part: losses_of(head, *part), parts)))
+
+
+def _losses_again(head: Head, hidden: Array, targets: Array) -> TokenLosses:
+    """The losses; the backward pass computes the logits again."""
+    return jax.checkpoint(lambda hidden: _token_losses(head(hidden), targets))(hidden)
+
+
+def _losses_with_gradient(head: Head, hidden: Array, targets: Array) -> TokenLosses:
+    """The losses as a linear function of the hidden states: the backward pass is one product.
+
+    The loss of a token depends on its own hidden state alone, so one pass backward from ones gives
+    the gradient of each.
+    """
+
+    def losses(hidden: Array) -> tuple[Array, Array]:
+        found = _token_losses(head(hidden), targets)
+        return found.loss, found.right
+
+    fixed = lax.stop_gradient(hidden)
+    loss, pull_back, right = jax.vjp(losses, fixed, has_aux=True)
+    (gradient,) = lax.stop_gradient(pull_back(jnp.ones_like(loss)))
+    moved = ((hidden - fixed) * gradient).astype(loss.dtype).sum(axis=-1)
+    return TokenLosses(lax.stop_gradient(loss) + moved, right)
 
 
 def _token_losses(

@@ -53,13 +53,16 @@ def init_variables(base: Pretrained, lifted: Lifted | None, key: jax.Array) -> d
     return {"params": base.params, "adapter": lifted.init(key, base.params)}
 
 
-def make_outputs(base: Pretrained, lifted: Lifted | None, chunk: int = CHUNK) -> Outputs:
+def make_outputs(
+    base: Pretrained, lifted: Lifted | None, chunk: int = CHUNK, *, frozen_head: bool = False
+) -> Outputs:
     """Makes the function that is trained.
 
     Args:
       base: the pretrained decoder.
       lifted: its function with an adapter; None for none.
       chunk: tokens whose logits are held at once, as in `cross_entropy`.
+      frozen_head: for a loss whose head does not train, as in `cross_entropy`; to score, leave it.
 
     Returns:
       `outputs(variables, batch, rng=None)`, which returns `Predictions`. The batch holds `ids`,
@@ -68,7 +71,8 @@ def make_outputs(base: Pretrained, lifted: Lifted | None, chunk: int = CHUNK) ->
 
     def outputs(variables: Variables, batch: Batch, rng: jax.Array | None = None) -> Predictions:
         targets, weight = next_tokens(batch)
-        named = {"segments": batch["segments"], "outputs": cross_entropy(targets, chunk)}
+        losses = cross_entropy(targets, chunk, frozen_head=frozen_head)
+        named = {"segments": batch["segments"], "outputs": losses}
         found: Any  # TokenLosses, which is not what the model returns by default
         if lifted is None:
             found = base.apply(variables["params"], batch["ids"], **named)

@@ -102,6 +102,36 @@ def test_the_head_may_be_tied_adapted_quantised_or_capped(head):
         np.testing.assert_allclose(x, y, rtol=1e-3, atol=2e-6)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_frozen_head_is_not_applied_again_for_the_same_gradient(dtype):
+    model = lora.hub.load_model(FIXTURES / "gemma2", dtype=dtype)
+    ids, targets = texts()
+    lifted = lora.lift(model.apply, model.params, ids, targets=("v_proj",), strict=True)
+    factors = lifted.init(jax.random.key(0), model.params)
+    factors = jax.tree.map(lambda x: x + 0.1, factors)
+
+    def gradient(frozen_head):
+        def loss(factors, params):
+            outputs = cross_entropy(targets, 7, frozen_head=frozen_head)
+            found = lifted(params, factors, ids, outputs=outputs)
+            return found.loss.mean(), found
+
+        return jax.jit(jax.grad(loss, has_aux=True), compiler_options=QUICK)
+
+    def heads(function):
+        lowered = function.lower(factors, model.params).as_text()
+        return len(re.findall(r"dot_general.*tensor<[\dx]*x40x", lowered))
+
+    once, again = gradient(True), gradient(False)
+    assert heads(once) == heads(again) - 1 == 2
+    (found, losses), (wanted, wanted_losses) = (f(factors, model.params) for f in (once, again))
+    tolerance = {"float32": 1e-5, "bfloat16": 2e-2}[dtype]
+    np.testing.assert_allclose(losses.loss, wanted_losses.loss, rtol=1e-5)
+    assert np.array_equal(losses.right, wanted_losses.right)
+    for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        assert np.linalg.norm(x - y) < tolerance * np.linalg.norm(y)
+
+
 def sizes_with_the_vocabulary(text, vocabulary):
     """Entries of every array in a compiled program that has the vocabulary as an axis."""
     shapes = re.findall(r"\b\w+\[([\d,]+)\]", text)
@@ -119,8 +149,9 @@ def test_no_array_of_the_compiled_gradient_holds_all_logits():
     lifted = lora.lift(model.apply, model.shapes, ids, targets=("q_proj", "embed"), strict=True)
     factors = jax.eval_shape(lifted.init, jax.random.key(0), model.shapes)
 
-    def in_chunks(factors, params):
-        return lifted(params, factors, ids, outputs=cross_entropy(ids, chunk)).loss.mean()
+    def in_chunks(factors, params, frozen_head=False):
+        losses = cross_entropy(ids, chunk, frozen_head=frozen_head)
+        return lifted(params, factors, ids, outputs=losses).loss.mean()
 
     def whole(factors, params):
         return of_all_logits(lifted(params, factors, ids), ids).mean()
@@ -130,6 +161,7 @@ def test_no_array_of_the_compiled_gradient_holds_all_logits():
         return max(sizes_with_the_vocabulary(compiled.as_text(), vocabulary))
 
     assert largest(in_chunks) <= chunk * vocabulary
+    assert largest(functools.partial(in_chunks, frozen_head=True)) <= chunk * vocabulary
     assert largest(whole) == batch * length * vocabulary
 
 

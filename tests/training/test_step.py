@@ -82,6 +82,25 @@ def test_what_is_not_put_on_the_device_is_refused_by_the_guard():
             step(state, frozen, next(toy.data()))
 
 
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_a_run_of_twenty_steps_compiles_its_step_once(micro_batches):
+    compiled = []
+
+    def listen(event, _seconds, fun_name="", **_):
+        if event == "/jax/core/compile/backend_compile_duration" and fun_name == "jit(step)":
+            compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    tree = toy.variables()
+    labels = training.label(tree, training.LORA)
+    optimizer = training.make_optimizer({}, labels, 20)
+    state, frozen = training.init_state(tree, labels, optimizer, jax.random.key(3))
+    step = training.make_step(toy.loss_fn, optimizer, micro_batches=micro_batches)
+    result = training.train(step, state, frozen, toy.data(), steps=20)
+    assert result.state.step == 20
+    assert len(compiled) == 1
+
+
 # ---------------------------------------------------------------------------------------------
 # Micro-batches
 
