@@ -10,6 +10,8 @@ import contextlib
 import functools
 import importlib.util
 import os
+import sys
+import threading
 from collections.abc import Callable, Iterator
 
 import jax
@@ -51,10 +53,11 @@ def connect(
       timeout: seconds after which all end if one has died or hangs, and that they wait for each
         other at the start.
 
+    If the others are not there in time, this process says so and ends with status 1.
+
     Raises:
       ValueError: some of the three are missing, or do not go together; or a pod did not say which
         processes there are.
-      OSError: the others were not there in time.
     """
     coordinator = coordinator or os.environ.get(COORDINATOR)
     processes = _number(PROCESSES) if processes is None else processes
@@ -71,26 +74,43 @@ def connect(
     elif not 0 <= (process or 0) < (processes or 0):
         raise ValueError(f"process = {process} is none of {processes}: they count from 0")
     try:
-        jax.distributed.initialize(
-            coordinator,
-            processes,
-            process,
-            # What is given needs no detection, which would look for clusters that are not there.
-            cluster_detection_method="deactivate" if not missing else None,
-            initialization_timeout=timeout,
-            heartbeat_timeout_seconds=timeout,
-            shutdown_timeout_seconds=timeout,
-        )
+        with _deadline(
+            timeout, f"process {process} of {processes} has not met the others at {coordinator}"
+        ):
+            jax.distributed.initialize(
+                coordinator,
+                processes,
+                process,
+                # What is given needs no detection, which looks for clusters that are not there.
+                cluster_detection_method="deactivate" if not missing else None,
+                # Beyond the deadline: JAX would end the process with a trace of its insides.
+                initialization_timeout=2 * timeout + 60,
+                heartbeat_timeout_seconds=timeout,
+                shutdown_timeout_seconds=timeout,
+            )
     except ValueError as error:
         raise ValueError(
             f"this host does not say which processes there are ({error}); give coordinator, "
             f"processes and process, or processes=1 for this one alone"
         ) from error
-    except RuntimeError as error:
-        raise OSError(
-            f"process {process} of {processes} did not meet the others at {coordinator} within "
-            f"{timeout} s: {str(error).splitlines()[0]}"
-        ) from error
+
+
+@contextlib.contextmanager
+def _deadline(seconds: float, late: str) -> Iterator[None]:
+    """Ends the process if what is waited for, in code that no exception reaches, takes longer."""
+
+    def end() -> None:
+        sys.stderr.write(f"error: {late} within {seconds} s\n")
+        sys.stderr.flush()
+        os._exit(1)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def is_first() -> bool:

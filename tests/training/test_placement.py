@@ -72,7 +72,7 @@ def decoder(base):
     return lifted, init, partial(language_model.loss, outputs), rules
 
 
-def start(name, config, devices=8, **options):
+def start(name, config, devices=8, micro_batches=1, **options):
     """A run that is ready: its step, its arguments and what it knows of its model."""
     mesh = training.make_mesh(config, jax.devices()[:devices])
     base = hub.load_model(FIXTURES / name, mesh=mesh, **options)
@@ -82,12 +82,13 @@ def start(name, config, devices=8, **options):
     labels = training.label(variables, rules)
     optimizer = training.make_optimizer({"learning_rate": 1e-2, "warmup": 2}, labels, STEPS)
     state, frozen, shardings = training.place_state(mesh, variables, labels, optimizer, key)
-    return training.make_step(loss, optimizer, shardings), state, frozen, shardings, lifted
+    step = training.make_step(loss, optimizer, shardings, micro_batches)
+    return step, state, frozen, shardings
 
 
 def train(name, make_batch, config, devices=8, **options):
     """The losses of a run."""
-    step, state, frozen, shardings, _ = start(name, config, devices, **options)
+    step, state, frozen, shardings = start(name, config, devices, **options)
     rng = np.random.default_rng(0)
     batches = [training.place_batch(make_batch(rng), shardings.batch) for _ in range(STEPS)]
     step = step.lower(state, frozen, batches[0]).compile(QUICK)
@@ -114,8 +115,17 @@ def test_the_mesh_changes_the_layout_and_not_the_losses(name, make_batch, mesh):
 
 
 @pytest.mark.parametrize("make_batch", [padded, packed])
-@pytest.mark.parametrize("options", [{"remat": "full"}, {"scan": False}], ids=str)
-def test_nor_do_packing_and_remat_on_a_mesh(make_batch, options):
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"remat": "full"},
+        {"scan": False},
+        {"micro_batches": 2},
+        {"micro_batches": 2, "remat": "full"},
+    ],
+    ids=str,
+)
+def test_nor_do_packing_remat_and_accumulation_on_a_mesh(make_batch, options):
     losses = train("llama", make_batch, MESHES["mixed"], **options)
     np.testing.assert_allclose(losses, alone("llama", make_batch), rtol=1e-5)
 
@@ -131,14 +141,14 @@ def test_a_quantised_base_is_split_and_trains_as_on_one_device(kind):
     losses = train("llama", packed, MESHES["mixed"], quantize=quantize)
     expected = alone("llama", packed, tuple(quantize.items()))
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
-    _, _, frozen, _, _ = start("llama", MESHES["mixed"], quantize=quantize)
+    _, _, frozen, _ = start("llama", MESHES["mixed"], quantize=quantize)
     codes = frozen["params"]["layers"]["q_proj"]["kernel"].codes
     assert codes.sharding.spec == P(None, "fsdp", "tensor")
     assert codes.addressable_shards[0].data.size == codes.size // 4
 
 
 def test_weights_factors_and_moments_are_where_the_rules_say():
-    _, state, frozen, _, _ = start("bert", MESHES["mixed"])
+    _, state, frozen, _ = start("bert", MESHES["mixed"])
     layers = frozen["params"]["layers"]
     assert layers["q_proj"]["kernel"].sharding.spec == P(None, "fsdp", "tensor")
     assert layers["o_proj"]["kernel"].sharding.spec == P(None, "tensor", "fsdp")

@@ -141,6 +141,17 @@ def test_the_others_end_soon_after_one_has_died(tmp_path):
     assert "task" in said[0]  # it names the one that is gone
 
 
+@pytest.mark.slow
+def test_a_process_whose_others_do_not_come_says_so_and_ends(tmp_path):
+    (only, other) = start(2, tmp_path, 6, "--timeout", 15)
+    other.kill()
+    other.communicate()
+    (said,) = finish([only])
+    assert only.returncode == 1
+    assert "error: process 0 of 2 has not met the others at localhost:" in said
+    assert said.splitlines()[-1].endswith("within 15 s")
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
