@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from lora_jax.data.names import known
+from lora_jax.data.prepare import find_prepared_task, prepare, read_prepared_task
 from lora_jax.data.task import Task
 from lora_jax.data.tasks.arc import CONFIGS as ARC
 from lora_jax.data.tasks.arc import arc
@@ -102,12 +104,16 @@ def load_task(name: str, options: Mapping[str, Any] | None = None) -> Task:
     return _make(TASKS[name], name, options)
 
 
-def load_text_task(name: str, options: Mapping[str, Any] | None = None) -> TextTask:
+def load_text_task(
+    name: str, options: Mapping[str, Any] | None = None, *, cache: str | Path | None = None
+) -> TextTask:
     """Makes a task of answering texts with texts from its config.
 
     Args:
       name: a key of `TEXT_TASKS`.
       options: arguments of its maker.
+      cache: a directory of TFDS, in which the records are prepared as array_record the first time
+        and read from lazily ever after, with no look at the files that they came from.
 
     Returns:
       The task.
@@ -117,7 +123,12 @@ def load_text_task(name: str, options: Mapping[str, Any] | None = None) -> TextT
     """
     if not is_text_task(name):
         raise ValueError(f"task {name!r} has labels to predict, and no answers in words")
-    return _make(TEXT_TASKS[name], name, options)
+    if cache is None:
+        return _make(TEXT_TASKS[name], name, options)
+    made = find_prepared_task(name, cache, options)
+    return read_prepared_task(
+        made or prepare(_make(TEXT_TASKS[name], name, options), cache, options)
+    )
 
 
 def task_options(name: str) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def gov_report(directory: str | Path | None = None, *, bad_rows: str = "raise") 
     train, validation, test = (reading.records(split, _record) for split in SOURCE.files)
     return TextTask(
         *("gov_report", ABOUT, train, test),
-        metrics=("rouge_l", "rouge_1", "rouge_2"),
+        metrics=("rouge_l_summary", "rouge_1", "rouge_2"),
         max_new_tokens=1024,
         validation=validation,
         skipped=tuple(reading.skipped),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import overload
 
 import numpy as np
 
 from lora_jax.data.invoice_content import draw_invoice
 from lora_jax.data.invoice_picture import LAYOUTS, draw_picture
+from lora_jax.data.lazy_records import LazyRecords
 from lora_jax.data.names import known
 from lora_jax.data.text_task import TextRecord, TextTask, ask
 
@@ -46,50 +46,22 @@ def invoices(
     for layout in layouts:
         known(layout, LAYOUTS, "layout")
     about = f"Invoices drawn with the seed {seed} and noise of {noise:g}."
+    draw = lambda side: lambda row: _draw((seed, side), row, noise, layouts)
     return TextTask(
-        "invoices",
-        about,
-        _Invoices((seed, 0), train, noise, layouts),
-        _Invoices((seed, 1), test, noise, layouts),
+        *("invoices", about, LazyRecords(train, draw(0)), LazyRecords(test, draw(1))),
         metrics=("key_value_overlap", "anls"),
         max_new_tokens=768,
     )
 
 
-class _Invoices(Sequence[TextRecord]):
-    """Invoices that are drawn one at a time."""
-
-    def __init__(
-        self, seed: tuple[int, int], count: int, noise: float, layouts: Sequence[str]
-    ) -> None:
-        self._seed = seed
-        self._count = count
-        self._noise = noise
-        self._layouts = layouts
-
-    def __len__(self) -> int:
-        return self._count
-
-    @overload
-    def __getitem__(self, row: int) -> TextRecord: ...
-    @overload
-    def __getitem__(self, row: slice) -> tuple[TextRecord, ...]: ...
-    def __getitem__(self, row: int | slice) -> TextRecord | tuple[TextRecord, ...]:
-        """Draws an invoice, or several."""
-        if isinstance(row, slice):
-            return tuple(self._draw(i) for i in range(*row.indices(self._count)))
-        if not -self._count <= row < self._count:
-            raise IndexError(f"invoice {row} of {self._count}")
-        return self._draw(row % self._count)
-
-    def _draw(self, row: int) -> TextRecord:
-        random = np.random.default_rng((*self._seed, row))
-        invoice = draw_invoice(random)
-        layout = self._layouts[int(random.integers(len(self._layouts)))]
-        return ask(
-            QUESTION,
-            json.dumps(invoice, ensure_ascii=False),
-            fields={"invoice": invoice, "layout": layout},
-            images=(draw_picture(invoice, random, layout=layout, noise=self._noise),),
-            place=f"invoice {row}",
-        )
+def _draw(seed: tuple[int, int], row: int, noise: float, layouts: Sequence[str]) -> TextRecord:
+    random = np.random.default_rng((*seed, row))
+    invoice = draw_invoice(random)
+    layout = layouts[int(random.integers(len(layouts)))]
+    return ask(
+        QUESTION,
+        json.dumps(invoice, ensure_ascii=False),
+        fields={"invoice": invoice, "layout": layout},
+        images=(draw_picture(invoice, random, layout=layout, noise=noise),),
+        place=f"invoice {row}",
+    )

@@ -158,14 +158,6 @@ def test_a_perfect_reading_of_an_invoice_scores_one():
         assert METRICS[metric]([texts[0] for texts in references], references) == 1
 
 
-def test_invoices_are_numbered_from_either_end():
-    train = load_text_task("invoices", {"train": 3}).train
-    assert train[-1] == train[2]
-    assert len(list(train)) == 3
-    with pytest.raises(IndexError, match="invoice 3 of 3"):
-        train[3]
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -5,6 +5,7 @@ import pyarrow.parquet
 import pytest
 
 from lora_jax.data import glue, load_task
+from lora_jax.hub.llama2c_tokenizer import Llama2cTokenizer
 
 HEADER = {
     "STS-B": "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2"
@@ -42,6 +43,18 @@ def test_real_files_are_read_whole(name, data_dir):
     for record in task.train + task.test:
         assert record.text.strip()
         assert (record.pair is None) == (name in ("cola", "sst2"))
+
+
+@pytest.mark.needs_data
+@pytest.mark.parametrize("name", [*COUNTS, "cocohd_relevancy", "cocohd_inc_dec"])
+def test_texts_survive_the_way_to_tokens_and_back(name, data_dir):
+    folder = "cocohd" if name.startswith("cocohd") else "glue"
+    task = load_task(name, {"directory": data_dir / folder})
+    tokenizer = Llama2cTokenizer(data_dir / "stories260k" / "tok512.bin")
+    records = (*task.train[::20], *task.validation, *task.test)
+    texts = [text for record in records for text in (record.text, record.pair) if text]
+    ids = tokenizer.encode_ragged(texts, special=False)
+    assert [tokenizer.decode(row) for row in ids] == texts
 
 
 @pytest.mark.needs_data
