@@ -83,21 +83,24 @@ def _run(step: Any, state: Any, frozen: Any, batch: Any) -> Any:
 
 def train_state(variables: Any, loss: Any) -> tuple[Any, Any, Any]:
     """A compiled step of LoRA with its state and what is frozen."""
-    labels = training.label(variables, training.LORA)
+    frozen = [("params/.*", None)]
+    trained = [(f"{name}/.*", name) for name in variables if name != "params"]
+    labels = training.label(variables, [*trained, *frozen])
     optimizer = training.make_optimizer(OPTIMIZER, labels, steps=100)
     state, frozen = training.init_state(variables, labels, optimizer, jax.random.key(0))
     return training.make_step(loss, optimizer), state, frozen
 
 
-def decoder(directory: Path, rounds: int) -> tuple[list[tuple[str, float]], float]:
+def decoder(directory: Path, records: int, rounds: int) -> tuple[list[tuple[str, float]], float]:
     """Rates of the stages for E2E NLG packed for stories260K, and of the step."""
     base = hub.load_model(directory / "stories260k" / "stories260K.bin")
     reading, task = timed(lambda: load_text_task("e2e_nlg"))
     encoder = TextEncoder(tokenizer=base.tokenizer, length=LENGTH, bad_rows="skip")
-    encoding, found = timed(lambda: encoder.encode(task.train))
+    encoding, found = timed(lambda: encoder.encode(task.train[:records]))
     packing, rows = timed(lambda: pack(found.examples, LENGTH))
     count = lambda batch: int((batch["segments"] != 0).sum())
     tokens = count(rows)
+    reading *= len(found.examples) / len(task.train)  # of as many as are encoded
     batching = batch_rate(training_batches(rows, BATCH, seed=0), count)
     ids = jax.ShapeDtypeStruct((BATCH, LENGTH), "int32")
     lifted = lora.lift(base.apply, base.params, ids, targets=TARGETS)
@@ -105,15 +108,16 @@ def decoder(directory: Path, rounds: int) -> tuple[list[tuple[str, float]], floa
     variables = language_model.init_variables(base, lifted, jax.random.key(0))
     step, state, frozen = train_state(variables, partial(language_model.loss, outputs))
     rate = step_rate(step, state, frozen, training_batches(rows, BATCH, seed=0), count, rounds)
-    return _stages(tokens, reading, encoding, packing, batching), rate
+    return stages(tokens, reading, encoding, packing, batching), rate
 
 
-def classifier_of_texts(rounds: int) -> tuple[list[tuple[str, float]], float]:
+def classifier_of_texts(records: int, rounds: int) -> tuple[list[tuple[str, float]], float]:
     """Rates of the stages for SST-2 encoded for MiniLM, and of the step."""
     base = hub.load_model(minilm.find())
     reading, task = timed(lambda: load_task("sst2"))
-    encoding, examples = timed(lambda: encode(task.train, base.tokenizer, 64))
+    encoding, examples = timed(lambda: encode(task.train[:records], base.tokenizer, 64))
     count = lambda batch: int(batch["mask"].sum())
+    reading *= len(examples["ids"]) / len(task.train)
     batching = batch_rate(training_batches(examples, BATCH, seed=0), count)
     ids = jax.ShapeDtypeStruct((BATCH, 64), "int32")
     lifted = lora.lift(base.apply, base.params, ids, ids, ids, targets=TARGETS)
@@ -122,10 +126,10 @@ def classifier_of_texts(rounds: int) -> tuple[list[tuple[str, float]], float]:
     step, state, frozen = train_state(variables, partial(classifier.loss, outputs))
     batches = training_batches(examples, BATCH, seed=0)
     rate = step_rate(step, state, frozen, batches, count, rounds)
-    return _stages(count(examples), reading, encoding, 0.0, batching), rate
+    return stages(count(examples), reading, encoding, 0.0, batching), rate
 
 
-def _stages(
+def stages(
     tokens: int, reading: float, encoding: float, packing: float, batching: float
 ) -> list[tuple[str, float]]:
     """Tokens a second of each stage, and of all of them one after another."""
@@ -150,15 +154,17 @@ def table(name: str, stages: list[tuple[str, float]], step: float) -> list[str]:
 def main() -> None:
     """Measures, and prints the section."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--records", type=int, default=20000, help="of each set that are encoded")
     parser.add_argument("--rounds", type=int, default=20, help="training steps that are timed")
     options = parser.parse_args()
     directory = Path(os.environ.get("LORA_JAX_DATA", ""))
     if not (directory / "stories260k").is_dir():
         parser.error("LORA_JAX_DATA names no directory that holds stories260k/")
     lines = ["## Input pipeline", ""]
-    lines += table("E2E NLG for stories260K, packed", *decoder(directory, options.rounds))
+    sizes = (options.records, options.rounds)
+    lines += table("E2E NLG for stories260K, packed", *decoder(directory, *sizes))
     if Path(minilm.find()).is_dir():
-        lines += table("SST-2 for MiniLM", *classifier_of_texts(options.rounds))
+        lines += table("SST-2 for MiniLM", *classifier_of_texts(*sizes))
     devices = jax.devices()
     lines.append(
         f"`python scripts/bench_data.py`, {dt.date.today()}; {os.cpu_count()} CPU cores, "
