@@ -99,7 +99,7 @@ def main(
 
     # ---- The task and the frozen base
     with training.together("reading the task and the base"):
-        task = load_task(config.task.name, config.task.options)
+        task = load_task(config.task.name, config.task.options.to_dict())
         if best:
             check_choice("best.metric", best.metric, (task.metric,))
         base = hub.load_model(
@@ -143,6 +143,11 @@ def main(
     with training.together("opening the workdir"):
         if training.is_first():
             training.open_workdir(workdir, config.to_dict(), ignore=MAY_CHANGE)
+    evaluate = partial(
+        score, training.on_mesh(mesh, outputs), task, test_set, config.evaluation_batch_size
+    )
+    start = evaluate(training.join(state.trainable, frozen))[task.metric]  # of a new head
+    console.print(f"{task.metric} {start:.4f} at the start")
     result = training.train(
         step,
         state,
@@ -157,9 +162,7 @@ def main(
             train=config.train,
             seed=config.seed,
         ),
-        evaluate=partial(
-            score, training.on_mesh(mesh, outputs), task, test_set, config.evaluation_batch_size
-        ),
+        evaluate=evaluate,
         evaluate_every=config.evaluate_every,
         evaluate_average=config.evaluate_average,
         best=best,
@@ -175,7 +178,7 @@ def main(
     )
     if not training.is_first():
         return
-    write_report(workdir, config, task, result)
+    write_report(workdir, config, task, start, result)
     console.print(
         f"{task.metric} {result.last(f'eval/{task.metric}'):.4f}; {workdir / 'report.html'}"
     )
@@ -232,17 +235,21 @@ def describe_training(
     )
 
 
-if __name__ == "__main__":
-    launch(
-        main,
-        resume=flags.DEFINE_enum(
+def define_flags() -> dict[str, flags.FlagHolder]:
+    """Defines the flags besides those of `launch`."""
+    return {
+        "resume": flags.DEFINE_enum(
             "resume",
             "auto",
             ["auto", "never", "must"],
             "auto: from the newest checkpoint of the workdir, if there is one. never: refuse to "
             "start where there is one. must: refuse to start where there is none.",
         ),
-        tensorboard=flags.DEFINE_bool("tensorboard", False, "Write curves for TensorBoard."),
-        wandb=flags.DEFINE_bool("wandb", False, "Send curves to Weights & Biases (WANDB_MODE)."),
-        profile=flags.DEFINE_bool("profile", False, "Write a trace of three steps."),
-    )
+        "tensorboard": flags.DEFINE_bool("tensorboard", False, "Write curves for TensorBoard."),
+        "wandb": flags.DEFINE_bool("wandb", False, "Send curves to Weights & Biases (WANDB_MODE)."),
+        "profile": flags.DEFINE_bool("profile", False, "Write a trace of three steps."),
+    }
+
+
+if __name__ == "__main__":
+    launch(main, None, **define_flags())

@@ -23,12 +23,19 @@ from lora_jax.reports import (
 )
 
 
-def write_report(workdir: Path, config: ConfigDict, task: Task, result: training.Result) -> None:
-    """Writes results.json and report.html."""
+def write_report(
+    workdir: Path, config: ConfigDict, task: Task, start: float, result: training.Result
+) -> None:
+    """Writes results.json and report.html; `start` is the metric before the first step."""
     name, versions = f"eval/{task.metric}", installed_versions()
     better = min if config.best.mode == "min" else max
     last, (best_step, best) = result.last(name), result.best(name, better)
-    scores = {task.metric: last, f"best_{task.metric}": best, "best_step": best_step}
+    scores = {
+        f"start_{task.metric}": start,
+        task.metric: last,
+        f"best_{task.metric}": best,
+        "best_step": best_step,
+    }
     write_results(
         workdir / "results.json",
         {**scores, "loss": result.last("loss"), "config": config.to_dict(), "versions": versions},
@@ -57,7 +64,8 @@ def write_report(workdir: Path, config: ConfigDict, task: Task, result: training
             ),
         ],
         lead=f"{config.train}, {steps} steps of {config.batch_size}, seed {config.seed}.",
-        finding=f"{task.metric} {last:.4f} at the end; best {best:.4f}, after step {best_step}.",
+        finding=f"{task.metric} {start:.4f} at the start, {last:.4f} at the end; best {best:.4f}, "
+        f"after step {best_step}.",
     )
     write_page(workdir / "report.html", page)
 

@@ -98,7 +98,10 @@ def _end(error: Exception) -> None:
 
 def _parse_flags(arguments: list[str]) -> list[str]:
     try:
-        return app.parse_flags_with_usage(arguments)
+        return flags.FLAGS(arguments)
+    except flags.Error as error:  # with a whole traceback in it if the config was refused
+        reason = str(error).strip().splitlines()[-1].strip().removeprefix("ValueError: ")
+        sys.exit(f"error: {reason}")
     except (AttributeError, KeyError) as error:  # an override of a field that the config lacks
         sys.exit(f"error: the config lacks a field: {' '.join(str(error.args[0]).split())}")
     except (OSError, ValueError) as error:

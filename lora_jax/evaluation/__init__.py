@@ -1,5 +1,6 @@
 """What a model says, how often it is right, and how long it takes."""
 
+from lora_jax.evaluation.answers import answer, score_answers
 from lora_jax.evaluation.beam import BeamSearch
 from lora_jax.evaluation.bootstrap import bootstrap_interval
 from lora_jax.evaluation.generate import Generated, generate
@@ -30,6 +31,7 @@ __all__ = [
     "Sampling",
     "TextMetric",
     "accuracy",
+    "answer",
     "bootstrap_interval",
     "difference_interval",
     "f1",
@@ -42,5 +44,6 @@ __all__ = [
     "mean_interval",
     "measure_latency",
     "pearson",
+    "score_answers",
     "spearman",
 ]

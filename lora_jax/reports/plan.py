@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,7 +12,8 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from jaxtyping import PyTree
 
-from lora_jax.data import Examples, Task, count
+from lora_jax.data import EncodedTexts, Examples, Task, TextEncoder, TextTask, count, efficiency
+from lora_jax.data.packing import Example, Rows
 from lora_jax.hub import Tokenizer
 
 
@@ -45,6 +47,48 @@ def describe_task(task: Task, examples: Examples, tokenizer: Tokenizer) -> str:
             f"  its label: {task.classes[int(first)] if task.classes else first}",
         )
     )
+
+
+def describe_text_task(
+    task: TextTask, encoded: EncodedTexts, rows: Rows, encoder: TextEncoder
+) -> str:
+    """Describes a task of answers, and shows its first example, in it what is trained.
+
+    Args:
+      task: the task.
+      encoded: its training examples.
+      rows: the same, packed or padded.
+      encoder: that encoded them.
+
+    Returns:
+      A few lines.
+    """
+    lengths = [len(example["ids"]) for example in encoded.examples]
+    trained = sum(int(example["trained"].sum()) for example in encoded.examples)
+    return "\n".join(
+        (
+            f"task: {task.name}, {len(task.train):,} training, {len(task.test):,} test examples",
+            f"  {task.about}",
+            f"  metrics: {', '.join(task.metrics) or 'the loss alone'}",
+            f"  {len(lengths):,} examples of {np.median(lengths):.0f} tokens (median; at most "
+            f"{max(lengths)}) in {count(rows):,} rows of {encoder.length}, {efficiency(rows):.0%} "
+            f"of them filled; {trained / sum(lengths):.0%} of the tokens are trained",
+            f"  {len(encoded.cut):,} prompts are cut, {len(encoded.skipped):,} records left out",
+            f"  the first example, trained tokens between ⟦ and ⟧: "
+            f"{mark_trained(encoded.examples[0], encoder.tokenizer)!r}",
+        )
+    )
+
+
+def mark_trained(example: Example, tokenizer: Tokenizer) -> str:
+    """Spells an example, control tokens by their names, each trained stretch in ⟦ ⟧."""
+    ids, trained = example["ids"], example["trained"]
+    edges = [0, *(np.flatnonzero(np.diff(trained)) + 1).tolist(), len(ids)]
+    spelt = (
+        (tokenizer.decode(ids[start:stop], special=True), trained[start])
+        for start, stop in itertools.pairwise(edges)
+    )
+    return "".join(f"⟦{text}⟧" if is_trained else text for text, is_trained in spelt)
 
 
 def describe_cost(step: Any, state: PyTree, frozen: PyTree, batch: PyTree) -> str:

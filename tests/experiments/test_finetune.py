@@ -91,7 +91,7 @@ def test_a_mistake_is_explained_in_one_line_and_nothing_is_written(
 @pytest.mark.needs_data
 def test_pairs_of_sentences_are_read_with_their_scores(minilm_dir, data_dir, monkeypatch):
     monkeypatch.setenv("LORA_JAX_DATA", str(data_dir))
-    said = run("finetune", "--config=configs/finetune_stsb.py", "--dry_run")
+    said = run("finetune", "--config=configs/glue.py:stsb", "--dry_run")
     assert "5,749 training, 1,500 test examples" in said
     assert "[CLS] a plane is taking off . [SEP] an air plane is taking off . [SEP] ([PAD])" in said
     assert "its label: 5.0" in said

@@ -1,0 +1,276 @@
+"""One run: a pretrained decoder learns to answer texts with texts, by LoRA or as a whole.
+
+    python -m experiments.finetune_text --config=configs/stories.py:e2e_nlg --workdir=runs/e2e_nlg
+
+Before and after training it computes the loss on the test set, generates answers to it, and scores
+these by the metrics of the task. The same command resumes a run that was stopped or killed, and
+ends with the same bits. Writes config.json, metrics.jsonl, checkpoints/, results.json and
+report.html. `--resume`, `--tensorboard`, `--wandb` and `--profile` as in `experiments.finetune`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+from rich.console import Console
+
+import lora_jax as lora
+from experiments.finetune import (
+    MAY_CHANGE,
+    define_flags,
+    describe_training,
+    find_speed,
+    make_sinks,
+)
+from experiments.finetune_text_report import Scored, write_report
+from experiments.launch import launch
+from lora_jax import hub, training
+from lora_jax.data import (
+    EncodedTexts,
+    TextEncoder,
+    TextRecord,
+    TextTask,
+    efficiency,
+    load_text_task,
+    pack,
+    pad,
+    training_batches,
+)
+from lora_jax.data.names import known
+from lora_jax.evaluation import answer, score_answers
+from lora_jax.reports import plan
+from lora_jax.training.language_model import init_variables, loss, make_outputs, score
+from lora_jax.training.loop import Resume
+
+# What trains: no head, unlike in `training.LORA` and `training.FULL`.
+RULES = {
+    "lora": (("adapter/.*", "adapter"), ("params/.*", None)),
+    "full": (("params/.*", "params"),),
+}
+
+
+def defaults() -> ConfigDict:
+    """Every setting of a run; a config overrides some of them."""
+    config = ConfigDict()
+    config.task = ConfigDict({"name": ""})
+    config.task.options = ConfigDict()
+    config.model = ConfigDict({"name": "", "path": "", "sha256": ""})
+    config.model.update(dtype="float32", scan=False, remat="none")
+    config.encoding = ConfigDict({"length": 512, "template": "plain", "separator": "\n"})
+    config.encoding.update(instruction="", end="", train_on="turns", truncate="none")
+    config.encoding.bad_rows = "raise"
+    config.packing = True  # several examples in a row, none of them split
+    config.train = "lora"  # or "full"
+    config.targets = ("q_proj", "v_proj")
+    config.method = ConfigDict({"name": "LoRA", "rank": 8, "alpha": 16.0, "dropout": 0.0})
+    # Devices by what they split; -1: all that the others leave. It changes no number.
+    config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
+    config.seed = 0
+    config.steps = 300
+    config.batch_size = 16  # rows
+    config.optimizer = ConfigDict({"name": "adamw", "learning_rate": 1e-3, "schedule": "linear"})
+    config.optimizer.update(warmup=0.1, warmup_tokens=0, decay=0.1, final=0.0)
+    config.optimizer.update(weight_decay=0.01, no_decay=(), clip=1.0, spike=0.0)
+    config.optimizer.update(lora_plus=0.0, ema=0.0)
+    config.optimizer.groups = ConfigDict()
+    config.train_examples = 0  # at most; 0: all
+    config.evaluation_examples = 0  # of the test set, evenly spread over it, at most; 0: all
+    config.evaluation_batch_size = 32
+    config.max_new_tokens = 0  # of an answer; 0: as many as the task says
+    config.evaluate_every = 0  # steps; the loss alone, on the test set. 0: at the end
+    config.checkpoint_every = 100
+    config.keep = 2  # checkpoints
+    config.on_nonfinite = "stop"  # or "skip" the step
+    config.lock()
+    return config
+
+
+def main(
+    config: ConfigDict,
+    workdir: Path | None,
+    resume: Resume = "auto",
+    tensorboard: bool = False,
+    wandb: bool = False,
+    profile: bool = False,
+) -> None:
+    """Trains, or prints the plan if there is no workdir."""
+    console = Console(highlight=False, soft_wrap=True, quiet=not training.is_first())
+    if config.steps < 1:
+        raise ValueError(f"steps = {config.steps}: at least 1 is needed")
+    known(config.train, RULES, "choice of train")
+    known(config.on_nonfinite, ("stop", "skip"), "choice of on_nonfinite")
+    sinks = make_sinks(config, tensorboard, wandb)
+
+    mesh = training.make_mesh(config.mesh)
+    rows = training.process_rows(mesh, config.batch_size)
+    training.check_batch(mesh, "evaluation_batch_size", config.evaluation_batch_size)
+
+    # ---- The task and the frozen base
+    with training.together("reading the task and the base"):
+        found = load(config, mesh)
+        task, base, encoder, tests, train_texts, test_texts = found
+        fill = pack if config.packing else pad
+        train_set = fill(train_texts.examples, encoder.length)
+        test_set = fill(test_texts.examples, encoder.length)
+    batches = training_batches(train_set, config.batch_size, seed=config.seed, rows=rows)
+    shape = jax.ShapeDtypeStruct((config.batch_size, encoder.length), "int32")
+    shapes = dict.fromkeys(train_set, shape)
+
+    # ---- What trains, beside what is frozen
+    lifted = lift(config, base) if config.train == "lora" else None
+    key = jax.random.key(config.seed)
+    init = lambda base, key: init_variables(base, lifted, key)
+    variables = training.place(mesh, base, init, key, lifted.sites if lifted else ())
+    labels = training.label(variables, RULES[config.train], lifted.frozen if lifted else ())
+    tokens = config.batch_size * encoder.length * efficiency(train_set)  # of a step
+    optimizer = training.make_optimizer(config.optimizer, labels, config.steps, tokens)
+    outputs = make_outputs(base, lifted)
+    state, frozen, shardings = training.place_state(mesh, variables, labels, optimizer, key)
+    step = training.make_step(partial(loss, outputs), optimizer, shardings)
+    del variables  # the step donates the trainable ones
+    console.print(f"parameters: {training.summary(training.join(state.trainable, frozen), labels)}")
+
+    if workdir is None:
+        console.print(lifted or f"no adapter: {config.train}", markup=False)
+        console.print(plan.describe_text_task(task, train_texts, train_set, encoder), markup=False)
+        console.print(plan.describe_cost(step, state, frozen, shapes))
+        console.print(describe_training(config, optimizer, tokens, None), markup=False)
+        return
+
+    # ---- Where it starts
+    with training.together("opening the workdir"):
+        if training.is_first():
+            training.open_workdir(workdir, config.to_dict(), ignore=MAY_CHANGE)
+    evaluate = partial(
+        score, training.on_mesh(mesh, outputs), test_set, config.evaluation_batch_size
+    )
+    examine = partial(measure, config, found, lifted, evaluate)
+    # Before the first step, which takes the arrays of a base that is trained as a whole.
+    identity = training.describe_run(
+        base=config.model.sha256 or hub.hash_params(base.params),
+        method=lora.make_method(**config.method) if lifted else None,
+        targets=[site.path for site in lifted.sites] if lifted else (),
+        train=config.train,
+        seed=config.seed,
+    )
+    start = examine(training.join(state.trainable, frozen))
+    console.print(f"at the start: {start.summary(task.metric)}")
+
+    # ---- Training
+    result = training.train(
+        step,
+        state,
+        frozen,
+        batches,
+        steps=config.steps,
+        workdir=workdir,
+        identity=identity,
+        evaluate=evaluate,
+        evaluate_every=config.evaluate_every,
+        checkpoint_every=config.checkpoint_every,
+        batch_sharding=shardings.batch,
+        keep=config.keep,
+        on_nonfinite=config.on_nonfinite,
+        resume=resume,
+        sinks=sinks,
+        profile=profile,
+        speed=find_speed(step, state, frozen, shapes),
+        console=console,
+    )
+
+    # ---- Where it ends
+    end = examine(training.join(result.state.trainable, frozen))
+    if training.is_first():
+        skipped = (*task.skipped, *train_texts.skipped, *test_texts.skipped)
+        write_report(workdir, config, task, tests, result, start, end, skipped)
+        console.print(f"at the end: {end.summary(task.metric)}; {workdir / 'report.html'}")
+
+
+class Loaded(NamedTuple):
+    """A task, a decoder, and the task's records as the decoder reads them."""
+
+    task: TextTask
+    base: hub.Pretrained
+    encoder: TextEncoder
+    tests: list[TextRecord]
+    train: EncodedTexts
+    test: EncodedTexts
+
+
+def load(config: ConfigDict, mesh: jax.sharding.Mesh) -> Loaded:
+    """Reads the files."""
+    task = load_text_task(config.task.name, config.task.options.to_dict())
+    base = hub.load_model(
+        config.model.path,
+        dtype=config.model.dtype,
+        sha256=config.model.sha256 or None,
+        scan=config.model.scan,
+        remat=config.model.remat,
+        mesh=mesh,
+    )
+    longest = getattr(base.config, "max_length", None)
+    if longest is not None and config.encoding.length > longest:
+        raise ValueError(
+            f"encoding.length = {config.encoding.length}, but {config.model.name or 'the model'} "
+            f"reads at most {longest} tokens"
+        )
+    encoder = TextEncoder(tokenizer=base.tokenizer, **config.encoding.to_dict())
+    tests = spread(task.test, config.evaluation_examples)
+    train = encoder.encode(spread(task.train, config.train_examples))
+    return Loaded(task, base, encoder, tests, train, encoder.encode(tests))
+
+
+def spread(records: Sequence[TextRecord], most: int) -> list[TextRecord]:
+    """At most so many records, evenly spread: files are often sorted."""
+    count = min(most or len(records), len(records))
+    return [records[i * len(records) // count] for i in range(count)]
+
+
+def lift(config: ConfigDict, base: hub.Pretrained) -> lora.Lifted:
+    """Puts the adapter's factors beside the params of the decoder."""
+    ids = jax.ShapeDtypeStruct((config.batch_size, config.encoding.length), "int32")
+    method = lora.make_method(**config.method)
+    return lora.lift(base.apply, base.params, ids, method=method, targets=config.targets)
+
+
+def measure(
+    config: ConfigDict,
+    found: Loaded,
+    lifted: lora.Lifted | None,
+    evaluate: Callable[[Mapping[str, Any]], dict[str, float]],
+    variables: Mapping[str, Any],
+) -> Scored:
+    """Computes the loss, and the metrics of answers that the merged model generates."""
+    losses = evaluate(variables)
+    if not found.task.metrics:
+        return Scored(losses, {}, [])
+    texts = answer(
+        found.base._replace(params=merge(lifted, variables)),
+        found.encoder,
+        found.tests,
+        max_new_tokens=config.max_new_tokens or found.task.max_new_tokens,
+        batch_size=config.evaluation_batch_size,
+    )
+    return Scored(losses, score_answers(found.task.metrics, texts, found.tests), texts)
+
+
+def merge(lifted: lora.Lifted | None, variables: Mapping[str, Any]) -> dict[str, Any]:
+    """The params of a plain model, for generation with its cache."""
+    params = variables["params"]
+    if lifted is not None:
+        params = jax.jit(lifted.merge)(params, variables["adapter"])
+    if jax.process_count() > 1:  # a whole copy for each process, all of which generate the same
+        mesh = jax.tree.leaves(params)[0].sharding.mesh
+        whole = jax.NamedSharding(mesh, jax.P())
+        params = jax.jit(lambda x: x, out_shardings=whole)(params)
+        params = jax.tree.map(lambda x: x.addressable_data(0), params)
+    return params
+
+
+if __name__ == "__main__":
+    launch(main, None, **define_flags())
