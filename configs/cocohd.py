@@ -23,6 +23,6 @@ def get_config(part: str = "relevancy") -> ConfigDict:
     config.model.sha256 = minilm.SHA256
     config.length = 48
     config.targets = ("q_proj", "v_proj", "fc1", "fc2")
-    config.steps = 120
+    config.steps = 80  # twice the sentences to train on, or a little more
     config.evaluate_every = 0  # at the start and the end
     return config

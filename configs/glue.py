@@ -12,11 +12,11 @@ from lora_jax.data.names import known
 
 # Steps of 16 examples, and tokens of an example, which hold most of them whole.
 RUNS = {
-    "cola": (200, 24),
-    "mrpc": (120, 64),
-    "rte": (120, 96),
-    "sst2": (120, 36),
-    "stsb": (150, 40),
+    "cola": (150, 24),
+    "mrpc": (80, 64),
+    "rte": (80, 96),
+    "sst2": (100, 36),
+    "stsb": (120, 40),
 }
 
 
