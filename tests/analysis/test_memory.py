@@ -116,7 +116,7 @@ def test_the_plan_is_within_a_tenth_of_what_the_process_is_seen_to_take(mesh):
 def measure(*arguments):
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("only Linux tells the peak of a process from a given moment on")
-    command = [sys.executable, "-m", "tests.analysis.measure_peak", *arguments]
+    command = [sys.executable, "scripts/measure_plan.py", *arguments]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
