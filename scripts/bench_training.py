@@ -7,7 +7,9 @@ LoRA of rank 8 on queries and values, AdamW, no dropout, on a GPT-2 small (4 x 1
 a RoBERTa base (16 x 128) with random weights, the same in all contenders: lora_jax and PEFT, in
 float32 and bfloat16, PEFT also under torch.compile. Each contender lives in a process of its own,
 so its peak memory is its own; all of them wait while one takes a step, by turns, so that a noisy
-machine disturbs them alike. Medians are shown. The whole output is one section in Markdown.
+machine disturbs them alike. Medians are shown; one whose step takes longer than --patience (torch
+in bfloat16 on a CPU without such instructions) is shown with a single step. The whole output is one
+section in Markdown.
 
 Model FLOP utilisation counts the products of the frozen weights and of attention, forward and
 backward, without what is computed again; the limit is the best rate of a plain matrix product in
@@ -294,9 +296,9 @@ def work(contender: Contender, shape: Shape, directory: str, threads: int, scan:
     start = time.perf_counter()
     loss = step()
     first = time.perf_counter() - start
-    again = min(seconds(step), seconds(step))
-    print(json.dumps([max(first - again, 0.0), limit, loss]), file=answers)
     forget_peak()
+    again = seconds(step)
+    print(json.dumps([max(first - again, 0.0), limit, loss, [again], peak()]), file=answers)
     for _ in sys.stdin:
         taken = seconds(step)
         print(json.dumps([taken, peak()]), file=answers)
@@ -332,9 +334,17 @@ def started(command: Sequence[str]) -> Iterator[Any]:
 
 
 def measure(
-    shape: Shape, contenders: Sequence[Contender], rounds: int, threads: int, scan: bool
+    shape: Shape,
+    contenders: Sequence[Contender],
+    rounds: int,
+    threads: int,
+    scan: bool,
+    patience: float = float("inf"),
 ) -> tuple[dict[Contender, Found], dict[Contender, str]]:
-    """Lets contenders take turns; also tells why some could not."""
+    """Lets contenders take turns; also tells why some could not.
+
+    One whose step takes longer than `patience` seconds takes no turns: its one step is all.
+    """
     found: dict[Contender, Found] = {}
     failed: dict[Contender, str] = {}
     with contextlib.ExitStack() as stack:
@@ -350,7 +360,10 @@ def measure(
             command = [sys.executable, __file__, "--worker", json.dumps(task)]
             process = stack.enter_context(started(command))
             if line := process.stdout.readline():  # it has compiled and warmed up
-                found[one], processes[one] = Found(*json.loads(line)), process
+                found[one] = Found(*json.loads(line))
+                if found[one].seconds[0] <= patience:
+                    found[one].seconds.clear()  # it was no turn
+                    processes[one] = process
             else:
                 failed[one] = process.stderr.read().strip().rpartition("\n")[2]
         for _ in range(rounds):
@@ -419,6 +432,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=7, help="steps of each contender")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU cores for each")
+    parser.add_argument("--patience", type=float, default=60, help="longest step with turns, s")
     parser.add_argument("--quick", action="store_true", help="tiny models, to see that it runs")
     parser.add_argument("--only", type=int, nargs="*", help="numbers of the shapes, from 0")
     parser.add_argument("--scan", action="store_true", help="scan over our layers")
@@ -440,7 +454,12 @@ def main() -> None:
     for number in chosen:
         contenders = choose_contenders(not options.no_compile)
         found, failed = measure(
-            shapes[number], contenders, options.rounds, options.threads, options.scan
+            shapes[number],
+            contenders,
+            options.rounds,
+            options.threads,
+            options.scan,
+            options.patience,
         )
         print(f"\n{shapes[number]}:\n\n{table(shapes[number], found)}\n\n{limits(found)}")
         for one, why in failed.items():
