@@ -225,7 +225,8 @@ def describe_training(
     patience = f", {best.patience} worse ones end it" if best and best.patience else ""
     return "\n".join(
         (
-            f"{config.steps} steps of {config.batch_size} examples, some {tokens:,.0f} tokens each",
+            f"{config.steps} steps of {config.batch_size} examples, some {tokens:,.0f} tokens, "
+            f"in {config.micro_batches} part(s)",
             f"optimizer: {settings}",
             f"learning rate: {rates}",
             f"evaluation every {config.evaluate_every or config.steps} steps{patience}; checkpoint "

@@ -126,11 +126,11 @@ def train(
 
     with contextlib.ExitStack() as stack:
         with together("opening the workdir"):
-            _check_space(workdir, state, keep + 1 + (2 if best else 0))
+            _check_workdir(workdir, resume, state, keep + 1 + (2 if best else 0))
             stack.enter_context(locked(workdir if first_process else None))
         checkpoints = stack.enter_context(_open(workdir, "checkpoints", identity, keep))
         best_one = stack.enter_context(_open(workdir if best else None, "best", identity, 1))
-        if checkpoints and _resumes(checkpoints, resume):
+        if checkpoints and checkpoints.latest() is not None:
             state = checkpoints.restore(state, data)
         start = int(state.step)
         if best_one:
@@ -193,10 +193,23 @@ def _due(step: int, every: int, steps: int) -> bool:
     return step == steps or (every > 0 and step % every == 0)
 
 
-def _check_space(workdir: Path | None, state: TrainState, checkpoints: int) -> None:
-    if workdir:
-        # A new checkpoint is renamed into place before the oldest is removed.
-        check_writable(workdir, checkpoints * sum(x.nbytes for x in jax.tree.leaves(state)))
+def _check_workdir(
+    workdir: Path | None, resume: Resume, state: TrainState, checkpoints: int
+) -> None:
+    if workdir is None:
+        return
+    directory = workdir / "checkpoints"
+    # By their names, for Orbax cleans up in a directory that it opens, and here nothing may change.
+    found = [int(path.name) for path in directory.glob("*") if path.name.isdigit()]
+    if resume == "must" and not found:
+        raise ValueError(f"resume = 'must', and {directory} holds no checkpoint")
+    if resume == "never" and found:
+        raise ValueError(
+            f"resume = 'never', and {directory} holds a checkpoint of step {max(found)}: "
+            f"choose another workdir, or remove this one"
+        )
+    # A new checkpoint is renamed into place before the oldest is removed.
+    check_writable(workdir, checkpoints * sum(x.nbytes for x in jax.tree.leaves(state)))
 
 
 def _open(
@@ -209,18 +222,6 @@ def _open(
 
 def _open_log(workdir: Path | None, start: int, write: bool) -> MetricsLog:
     return MetricsLog(workdir and workdir / "metrics.jsonl", start, write=write)
-
-
-def _resumes(checkpoints: Checkpoints, resume: Resume) -> bool:
-    newest = checkpoints.latest()
-    if resume == "must" and newest is None:
-        raise ValueError(f"resume = 'must', and {checkpoints.directory} holds no checkpoint")
-    if resume == "never" and newest is not None:
-        raise ValueError(
-            f"resume = 'never', and {checkpoints.directory} holds a checkpoint of step {newest}: "
-            f"choose another workdir, or remove this one"
-        )
-    return newest is not None
 
 
 def _evaluated(state: TrainState, average: bool) -> PyTree:

@@ -50,6 +50,32 @@ def test_a_killed_run_resumes_to_the_same_bits(finished, tmp_path):
 
 
 @pytest.mark.slow
+def test_everything_that_may_be_asked_of_a_run_at_once(minilm_dir, tmp_path):
+    workdir = tmp_path / "run"
+    settings = [
+        "--config.optimizer.name=muon",
+        "--config.optimizer.schedule=wsd",
+        "--config.optimizer.no_decay=('bias',)",
+        "--config.optimizer.lora_plus=4.0",
+        "--config.optimizer.ema=0.5",
+        "--config.optimizer.spike=9.0",
+        "--config.evaluate_average=True",
+        "--config.best.metric=accuracy",
+        "--config.best.patience=3",
+        "--config.evaluate_every=1",
+        "--config.micro_batches=2",
+        "--config.on_nonfinite=skip",
+        "--tensorboard",
+        "--profile",
+    ]
+    run("finetune", *RUN, *settings, f"--workdir={workdir}")
+    for name in ("best", "tensorboard", "profile", "results.json", "report.html"):
+        assert (workdir / name).exists(), name
+    size = sum(path.stat().st_size for path in (workdir / "best").rglob("*") if path.is_file())
+    assert size < 4 * 2**20
+
+
+@pytest.mark.slow
 def test_no_base_weight_is_written(finished):
     size = sum(path.stat().st_size for path in finished.rglob("*") if path.is_file())
     assert size < 22_565_376  # a byte a parameter; the weights take four
@@ -75,7 +101,6 @@ def test_the_plan_is_printed_and_nothing_is_written(minilm_dir, tmp_path):
         ("--config.optimizr.warmup=3", "error: the config lacks a field: 'optimizr' Did you mean"),
         ("--config.on_nonfinite=stp", "nearest: stop"),
         ("--config.best.metric=acuracy", "nearest: accuracy"),
-        ("--resume=must", "holds no checkpoint"),
     ],
 )
 def test_a_mistake_is_explained_in_one_line_and_nothing_is_written(
