@@ -32,7 +32,7 @@ from lora_jax.data.tasks.invoices import invoices
 from lora_jax.data.tasks.llava_cot import llava_cot
 from lora_jax.data.tasks.medmcqa import medmcqa
 from lora_jax.data.tasks.mmlu import mmlu
-from lora_jax.data.tasks.own_files import messages, sft, sharegpt
+from lora_jax.data.tasks.own_files import FORMS, conversations, sft
 from lora_jax.data.tasks.samsum import samsum
 from lora_jax.data.tasks.sroie import sroie
 from lora_jax.data.tasks.stdlib_texts import stdlib_code, stdlib_prose
@@ -52,6 +52,7 @@ TEXT_TASKS: Mapping[str, Callable[..., TextTask]] = {
     **{name: functools.partial(arc, name) for name in ARC},
     "bool_q": bool_q,
     "cocohd_hearings": cocohd_hearings,
+    **{name: functools.partial(conversations, name) for name in FORMS},
     "dart": dart,
     "digits": digits,
     **{name: functools.partial(donut_documents, name) for name in DOCUMENTS},
@@ -62,11 +63,9 @@ TEXT_TASKS: Mapping[str, Callable[..., TextTask]] = {
     "invoices": invoices,
     "llava_cot": llava_cot,
     "medmcqa": medmcqa,
-    "messages": messages,
     "mmlu": mmlu,
     "samsum": samsum,
     "sft": sft,
-    "sharegpt": sharegpt,
     "sroie": sroie,
     "stdlib_code": stdlib_code,
     "stdlib_prose": stdlib_prose,

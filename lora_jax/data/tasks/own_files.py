@@ -5,10 +5,12 @@ Any JSON, JSON lines, CSV, TSV or Parquet will do.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from lora_jax.data.conversations import from_messages, from_sharegpt
+from lora_jax.data.names import known
 from lora_jax.data.readers import Fields
 from lora_jax.data.reading import Reading
 from lora_jax.data.sources import Source
@@ -56,58 +58,49 @@ def sft(
     return _task("sft", train, test, make, test_share, metrics, max_new_tokens, bad_rows)
 
 
-def messages(
+def conversations(
+    name: str,
     train: str = "",
     test: str = "",
     *,
-    field: str = "messages",
+    field: str = "",
     test_share: float = 0.1,
     metrics: tuple[str, ...] = ("rouge_l",),
     max_new_tokens: int = 256,
     bad_rows: str = "raise",
 ) -> TextTask:
-    """Makes a task of conversations in OpenAI's form; arguments as of `sft`.
+    """Makes a task of conversations in the field of any file; other arguments as of `sft`.
 
     Args:
+      name: "messages", OpenAI's form, or "sharegpt", with a field "system" if there is one.
       train: as of `sft`.
       test: as of `sft`.
-      field: holds the list of messages.
+      field: holds the conversation; by default "messages" or "conversations".
       test_share: as of `sft`.
       metrics: as of `sft`.
       max_new_tokens: as of `sft`.
       bad_rows: as of `sft`.
     """
-    make = lambda fields, place: from_messages(fields.get(field), place=place)
-    return _task("messages", train, test, make, test_share, metrics, max_new_tokens, bad_rows)
+    make = FORMS[known(name, FORMS, "form of conversations")]
+    return _task(
+        name, train, test, partial(make, field), test_share, metrics, max_new_tokens, bad_rows
+    )
 
 
-def sharegpt(
-    train: str = "",
-    test: str = "",
-    *,
-    field: str = "conversations",
-    test_share: float = 0.1,
-    metrics: tuple[str, ...] = ("rouge_l",),
-    max_new_tokens: int = 256,
-    bad_rows: str = "raise",
-) -> TextTask:
-    """Makes a task of conversations in ShareGPT's form, with a field "system" if there is one.
+def _messages(field: str, fields: Fields, place: str) -> TextRecord:
+    return from_messages(fields.get(field or "messages"), place=place)
 
-    Args:
-      train: as of `sft`.
-      test: as of `sft`.
-      field: holds the list of turns.
-      test_share: as of `sft`.
-      metrics: as of `sft`.
-      max_new_tokens: as of `sft`.
-      bad_rows: as of `sft`.
-    """
 
-    def make(fields: Fields, place: str) -> TextRecord:
-        system = fields.get("system") or ""
-        return from_sharegpt(fields.get(field), system=system, place=place)
+def _sharegpt(field: str, fields: Fields, place: str) -> TextRecord:
+    system = fields.get("system") or ""
+    return from_sharegpt(fields.get(field or "conversations"), system=system, place=place)
 
-    return _task("sharegpt", train, test, make, test_share, metrics, max_new_tokens, bad_rows)
+
+FORMS: Mapping[str, Callable[[str, Fields, str], TextRecord]] = {
+    "messages": _messages,
+    "sharegpt": _sharegpt,
+}
+"""How the conversations of each form are read."""
 
 
 def _fill(form: str, fields: Fields) -> str:
