@@ -2,6 +2,7 @@
 
 from lora_jax.hub.abstract import PUBLISHED_SHAPES, abstract_model
 from lora_jax.hub.encoded import Encoded
+from lora_jax.hub.files import find_adapter, find_model
 from lora_jax.hub.hashes import hash_file, hash_params
 from lora_jax.hub.images import ImageProcessor
 from lora_jax.hub.load import Pretrained, load_model
@@ -27,6 +28,8 @@ __all__ = [
     "TextStream",
     "Tokenizer",
     "abstract_model",
+    "find_adapter",
+    "find_model",
     "hash_file",
     "hash_params",
     "lift_peft",

@@ -1,4 +1,4 @@
-"""Where the files of a model or a data set are: a directory, the local cache, or the hub."""
+"""Where the files of a model, an adapter or a data set are: a directory, the cache, or the hub."""
 
 import contextlib
 import difflib
@@ -29,6 +29,7 @@ _PATTERNS = [
     "vocab.txt",
     "merges.txt",
 ]
+_ADAPTER = ["adapter_config.json", "adapter_model.safetensors"]
 _REPO_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -46,28 +47,44 @@ def find_model(name_or_path: str | Path, *, revision: str | None = None) -> Path
     Raises:
         FileNotFoundError: there is no such directory, and no such repository can be had.
     """
+    return _find(name_or_path, revision, _PATTERNS, needed=_NEEDED, wanted=["tokenizer.json"])
+
+
+def find_adapter(name_or_path: str | Path, *, revision: str | None = None) -> Path:
+    """Finds the directory that holds an adapter in PEFT's files, as `find_model` finds a model."""
+    return _find(name_or_path, revision, _ADAPTER, needed=_ADAPTER)
+
+
+def _find(
+    name_or_path: str | Path,
+    revision: str | None,
+    patterns: Sequence[str],
+    *,
+    needed: Sequence[str],
+    wanted: Sequence[str] = (),
+) -> Path:
+    """A directory as it is, or a repository: from the cache if it has all that is wanted."""
     path = Path(name_or_path).expanduser()
     if path.is_dir():
         return path
     name = str(name_or_path)
+    if path.is_file():
+        raise FileNotFoundError(f"{path} is a file: give the directory that holds it")
     if path.is_absolute() or name.startswith((".", "~")) or not _REPO_ID.fullmatch(name):
         raise FileNotFoundError(f"no directory {path}{siblings(path)}")
-    return _snapshot(name, revision)
 
-
-def _snapshot(name: str, revision: str | None) -> Path:
     def snapshot(*, offline: bool) -> Path:
         return Path(
             huggingface_hub.snapshot_download(
-                name, revision=revision, allow_patterns=_PATTERNS, local_files_only=offline
+                name, revision=revision, allow_patterns=list(patterns), local_files_only=offline
             )
         )
 
     cached = None
     with contextlib.suppress(errors.LocalEntryNotFoundError):
         cached = snapshot(offline=True)
-    whole = cached is not None and all(any(cached.glob(pattern)) for pattern in _NEEDED)
-    if cached is not None and whole and (cached / "tokenizer.json").is_file():
+    whole = cached is not None and all(any(cached.glob(pattern)) for pattern in needed)
+    if cached is not None and whole and all((cached / file).is_file() for file in wanted):
         return cached
     try:
         return snapshot(offline=False)
@@ -82,7 +99,7 @@ def _snapshot(name: str, revision: str | None) -> Path:
             return cached
         raise FileNotFoundError(
             f"no directory {name!r} here, {name!r} is not in the local cache of the Hugging Face "
-            "hub, and the hub cannot be reached; download the model where there is a network "
+            "hub, and the hub cannot be reached; download it where there is a network "
             f"(`hf download {name}`) and give the path of its directory"
         ) from error
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from lora_jax.hub.files import read_json, siblings
+from lora_jax.hub.files import find_adapter, read_json
 from lora_jax.hub.params import DTYPES
 from lora_jax.hub.safetensors import Pending, write_tensors
 
@@ -83,21 +83,17 @@ def parse_key(key: str) -> Key:
     return Key(module, None, parameter)
 
 
-def read_adapter(directory: str | Path) -> Found:
+def read_adapter(name_or_path: str | Path) -> Found:
     """Reads both files of an adapter.
 
     Args:
-        directory: that holds them.
+        name_or_path: the directory that holds them, or a repository of the hub (`find_adapter`).
 
     Raises:
         FileNotFoundError: the directory or one of the files is not there.
         ValueError: a file is empty, truncated or a pickle.
     """
-    directory = Path(directory).expanduser()
-    if directory.is_file():
-        raise FileNotFoundError(f"{directory} is a file: give the directory that holds it")
-    if not directory.is_dir():
-        raise FileNotFoundError(f"no directory {directory}{siblings(directory)}")
+    directory = find_adapter(name_or_path)
     file = directory / WEIGHTS
     if not file.is_file():
         _raise_without_weights(directory)

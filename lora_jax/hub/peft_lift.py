@@ -23,7 +23,7 @@ from lora_jax.methods import Full, LayerNormTuning, TokenRows
 
 
 def lift_peft(
-    directory: str | Path,
+    name_or_path: str | Path,
     function: Any,
     params: Any,
     *args: Any,
@@ -35,7 +35,8 @@ def lift_peft(
     """Lifts a function as an adapter of PEFT's asks for, and loads that adapter.
 
     Args:
-        directory: holds `adapter_config.json` and `adapter_model.safetensors`.
+        name_or_path: a directory, or a repository of the Hugging Face hub, that holds
+            `adapter_config.json` and `adapter_model.safetensors`.
         function: the model, `function(params, *args, **kwargs)`.
         params: the base.
         *args: example arguments of the function, arrays or shapes.
@@ -51,19 +52,19 @@ def lift_peft(
         FileNotFoundError: a file is not there.
         ValueError: a file is broken, or is not for this model.
     """
-    methods = load_peft_config(directory, function, params, config=config, names=names)
+    methods = load_peft_config(name_or_path, function, params, config=config, names=names)
 
     def pick(weights: Mapping[str, Weight], paths: Sequence[str]) -> dict[str, Method]:
         del paths
         return {path: method for path, method in methods.items() if path in weights}
 
     lifted = lift_weights(function, params, args, kwargs, pick, strict)
-    factors = load_peft(directory, lifted, params=params, config=config, names=names)
+    factors = load_peft(name_or_path, lifted, params=params, config=config, names=names)
     return lifted, factors
 
 
 def load_peft_config(
-    directory: str | Path,
+    name_or_path: str | Path,
     function: Any,
     params: Any,
     *,
@@ -73,7 +74,8 @@ def load_peft_config(
     """Reads which of our weights an adapter of PEFT's adapts, and how.
 
     Args:
-        directory: holds `adapter_config.json` and `adapter_model.safetensors`.
+        name_or_path: a directory, or a repository of the Hugging Face hub, that holds
+            `adapter_config.json` and `adapter_model.safetensors`.
         function: the model.
         params: the base, or its shapes.
         config: the config of the model, where the function only calls one.
@@ -86,7 +88,7 @@ def load_peft_config(
         FileNotFoundError: a file is not there.
         ValueError: a file is broken, or is not for this model.
     """
-    stored = open_adapter(directory)
+    stored = open_adapter(name_or_path)
     shapes = Base(params).shapes
     task_type = stored.fields.get("task_type")
     layout = find_layout(function, shapes, config=config, names=names, task_type=task_type)

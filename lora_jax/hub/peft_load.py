@@ -33,7 +33,7 @@ _WHOLE = (".weight", ".base_layer.weight")
 
 
 def load_peft(
-    directory: str | Path,
+    name_or_path: str | Path,
     lifted: Lifted,
     *,
     params: Any = None,
@@ -45,7 +45,8 @@ def load_peft(
     The lift must be what the adapter was made for; `lift_peft` makes it from the files.
 
     Args:
-        directory: holds `adapter_config.json` and `adapter_model.safetensors`.
+        name_or_path: a directory, or a repository of the Hugging Face hub, that holds
+            `adapter_config.json` and `adapter_model.safetensors`.
         lifted: the lifted function.
         params: the base; with it an adapter that we wrote for another base is refused. Files that
             hold arrays trained whole cannot be read without.
@@ -60,7 +61,7 @@ def load_peft(
         ValueError: a file is broken, or does not fit the lift; the error counts the tensors that
             match and names those that are missing and unexpected.
     """
-    stored = open_adapter(directory)
+    stored = open_adapter(name_or_path)
     base = None if params is None else Base(params)
     shapes = {} if base is None else base.shapes
     shapes |= {site.path: site.shape for site in lifted.sites}
@@ -90,9 +91,9 @@ def load_peft(
     }
 
 
-def open_adapter(directory: str | Path) -> Found:
+def open_adapter(name_or_path: str | Path) -> Found:
     """Reads an adapter, checks that we know what it means, and undoes what PEFT cut out of it."""
-    stored = read_adapter(directory)
+    stored = read_adapter(name_or_path)
     check_config(stored.fields, stored.file.parent / CONFIG)
     return restore_ranks(stored)
 

@@ -4,12 +4,15 @@ import shutil
 from pathlib import Path
 
 import huggingface_hub
+import jax
+import numpy as np
 import pytest
 from huggingface_hub import errors
 
 from lora_jax import hub
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
+LORA = FIXTURES / "peft" / "lora"
 
 
 @pytest.fixture
@@ -99,3 +102,25 @@ def test_offline_mode_of_the_real_client_is_obeyed(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="the hub cannot be reached"):
         hub.load_model("org/tiny")
+
+
+def test_an_adapter_is_read_from_the_cache_and_else_downloaded(hub_calls):
+    answers, calls = hub_calls
+    model = hub.load_model(FIXTURES / "llama")
+    ids = np.array([[5, 6, 7]])
+    answers |= {True: errors.LocalEntryNotFoundError("not cached"), False: LORA}
+    _, downloaded = hub.lift_peft("org/adapter", model.apply, model.params, ids)
+    answers[True] = LORA
+    calls.clear()
+    _, cached = hub.lift_peft("org/adapter", model.apply, model.params, ids)
+    assert {offline for *_, offline in calls} == {True}
+    assert all(map(np.array_equal, jax.tree.leaves(cached), jax.tree.leaves(downloaded)))
+
+
+def test_an_adapter_that_cannot_be_had_is_a_clear_word(hub_calls):
+    answers, _ = hub_calls
+    answers |= {True: errors.LocalEntryNotFoundError("not cached"), False: ConnectionError("no")}
+    with pytest.raises(FileNotFoundError, match=r"not in the local cache.*hf download org/adapter"):
+        hub.find_adapter("org/adapter")
+    with pytest.raises(FileNotFoundError, match="no directory"):
+        hub.find_adapter("./org/adapter")
