@@ -75,7 +75,6 @@ With 512 devices, --config.batch_size=512 --config.mesh.data=8, in 12 s and 0.7 
      all-gather   1,739   706.2 GB   695.1 GB
      all-reduce     585    76.1 MB   150.7 MB
      all-to-all       1    50.3 MB    49.5 MB
-    all-gather makes bf16[50257, 12288], 1.2 GB, 4 times a step.
 
      chip   compute     memory   interconnect   all at once   in turn   bound by   memory used
      v5e    10.09 s     2.92 s         3.50 s       10.09 s   16.51 s   compute           231%
