@@ -73,6 +73,7 @@ def defaults() -> ConfigDict:
     config.seed = 0
     config.steps = 300
     config.batch_size = 16  # rows
+    config.micro_batches = 1  # parts of a batch that are computed one after another
     config.optimizer = ConfigDict({"name": "adamw", "learning_rate": 1e-3, "schedule": "linear"})
     config.optimizer.update(warmup=0.1, warmup_tokens=0, decay=0.1, final=0.0)
     config.optimizer.update(weight_decay=0.01, no_decay=(), clip=1.0, spike=0.0)
@@ -131,7 +132,7 @@ def main(
     optimizer = training.make_optimizer(config.optimizer, labels, config.steps, tokens)
     outputs = make_outputs(base, lifted)
     state, frozen, shardings = training.place_state(mesh, variables, labels, optimizer, key)
-    step = training.make_step(partial(loss, outputs), optimizer, shardings)
+    step = training.make_step(partial(loss, outputs), optimizer, shardings, config.micro_batches)
     del variables  # the step donates the trainable ones
     console.print(f"parameters: {training.summary(training.join(state.trainable, frozen), labels)}")
 
