@@ -36,7 +36,9 @@ def test_it_logs_every_step_and_evaluates_when_asked(finished):
     results = json.loads((finished / "results.json").read_text())
     assert results["accuracy"] == rows[-1]["eval/accuracy"]
     assert results["loss"] == rows[-2]["loss"]
-    assert "<svg" in (finished / "report.html").read_text()
+    page = (finished / "report.html").read_text()
+    assert "<svg" in page
+    assert f"accuracy {results['start_accuracy']:.4f} at the start" in page
 
 
 @pytest.mark.slow
