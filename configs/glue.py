@@ -1,7 +1,17 @@
 """LoRA on MiniLM and a task of GLUE.
 
-export LORA_JAX_DATA=DIR
-python -m experiments.finetune --config=configs/glue.py:cola --workdir=runs/cola
+    export LORA_JAX_DATA=DIR
+    python -m experiments.finetune --config=configs/glue.py:sst2 --workdir=runs/sst2
+
+After the colon stands cola, mrpc, rte, sst2 or stsb; DIR holds glue/CoLA, glue/MRPC and so on, each
+with train.tsv and dev.tsv. The metric on the dev file, before the first step and after the last:
+
+    run     metric      before   after   steps   processor time
+    sst2    accuracy    0.545    0.815   100     115 s
+    stsb    spearman    0.041    0.854   300     260 s
+
+The runs of cola, mrpc and rte are longer than what has been measured: after 150 steps of cola the
+model still calls every sentence acceptable, and Matthews' correlation is 0.
 """
 
 from ml_collections import ConfigDict
@@ -12,9 +22,9 @@ from lora_jax.data.names import known
 
 # Steps of 16 examples, and tokens of an example, which hold most of them whole.
 RUNS = {
-    "cola": (150, 24),
-    "mrpc": (80, 64),
-    "rte": (80, 96),
+    "cola": (1070, 24),
+    "mrpc": (460, 80),
+    "rte": (620, 128),
     "sst2": (100, 36),
     "stsb": (300, 64),
 }

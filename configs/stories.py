@@ -1,7 +1,30 @@
-"""LoRA on stories260K and a task of answering texts with texts.
+"""stories260K and a task of answering texts with texts.
 
-export LORA_JAX_DATA=DIR
-python -m experiments.finetune_text --config=configs/stories.py:e2e_nlg --workdir=runs/e2e_nlg
+    export LORA_JAX_DATA=DIR
+    python -m experiments.finetune_text --config=configs/stories.py:e2e_nlg --workdir=runs/e2e_nlg
+
+After the colon stands e2e_nlg, gsm8k, medmcqa or sroie; DIR holds their folders, and stories260k/
+with stories260K.bin and tok512.bin. Scores on the test set (part of it: `evaluation_examples`)
+before the first step and after the last, with 95 % intervals of the bootstrap; steps and processor
+time:
+
+    e2e_nlg   bleu_lowercase    0.247 [0.138, 0.320]     15.848 [14.352, 17.233]   100   144 s
+    e2e_nlg   rouge_l_caption   0.110 [0.101, 0.118]     0.310 [0.295, 0.323]      100   144 s
+    e2e_nlg   loss, nats/token  4.646                    1.032                     100   144 s
+    medmcqa   choice            0.000 [0.000, 0.000]     0.278 [0.208, 0.354]       40   75 s
+    medmcqa   loss, nats/token  14.890                   0.698                      40   75 s
+    gsm8k     final_answer      0.000 [0.000, 0.000]     0.000 [0.000, 0.000]       60   134 s
+    gsm8k     loss, nats/token  5.131                    2.576                      60   134 s
+    sroie     entity_f1         0.000 [0.000, 0.000]     0.000 [0.000, 0.000]       38   146 s
+    sroie     anls              0.000 [0.000, 0.000]     0.000 [0.000, 0.000]       38   146 s
+    sroie     loss, nats/token  8.823                    1.963                      38   146 s
+
+The model has 260 thousand parameters, a vocabulary of 512 pieces and a context of 512 tokens, and
+has read nothing but children's stories. It can learn what an answer looks like, and to copy a
+little. It cannot know medicine or do sums: on MedMCQA it learns to say a letter, and to say always
+A would be right in a third of the questions. Of GSM8K and SROIE only the loss improves: no problem
+is solved and no field of a receipt is read right. Most receipts are longer than the context, so
+their prompts lose the middle.
 """
 
 from ml_collections import ConfigDict
@@ -40,8 +63,10 @@ def medmcqa(config: ConfigDict) -> None:
     # The training file is not needed: most of the validation file is trained on, a fifth tested on.
     config.task.options = ConfigDict({"split": "validation"})
     config.encoding.update(length=320, truncate="middle")
-    config.evaluation_examples = 240
-    config.steps = 50
+    config.train = "full"  # an adapter on frozen embeddings takes longer to say letters
+    config.optimizer.learning_rate = 3e-3
+    config.evaluation_examples = 144
+    config.steps = 40
 
 
 def gsm8k(config: ConfigDict) -> None:
