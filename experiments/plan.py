@@ -40,13 +40,14 @@ from lora_jax.training import classifier, language_model
 
 
 def defaults() -> ConfigDict:
-    """Settings of a decoder's training; a config of `finetune` will do, too."""
+    """Settings of a decoder's training; one of `finetune` or `finetune_text` will do, too."""
     config = ConfigDict()
     # A published shape, a directory with config.json, or the fields of one.
     config.model = ConfigDict({"name": "", "path": "", "fields": {}, "quantize": ""})
     config.model.update(dtype="bfloat16", scan=True, remat="full")
     config.length = 2048  # tokens of a row
     config.batch_size = 64  # rows, over all devices
+    config.micro_batches = 1  # parts of a batch that are computed one after another
     config.train = "lora"  # or "full"
     config.targets = ("q_proj", "v_proj")
     config.method = ConfigDict({"name": "LoRA", "rank": 4, "alpha": 4.0, "dropout": 0.0})
@@ -64,6 +65,7 @@ def main(
     console = Console(highlight=False)
     console.width = max(console.width, 96)  # a table that is cut says nothing
     wanted = [find_chip(name) for name in chips]
+    check(config)
 
     # ---- The devices, none of which needs to exist
     sizes = dict(config.get("mesh", {"data": -1}))
@@ -79,7 +81,8 @@ def main(
     rules, sites = models.partition_rules(base.config), run.lifted.sites if run.lifted else ()
     placed = training.variable_shardings(mesh, run.variables, rules, sites)
     shardings = training.step_shardings(mesh, placed, run.labels, run.optimizer, state)
-    step: Any = training.make_step(run.loss, run.optimizer, shardings)
+    parts = config.get("micro_batches", 1)
+    step: Any = training.make_step(run.loss, run.optimizer, shardings, parts)
 
     # ---- Compilation, and what it tells
     started = time.perf_counter()
@@ -92,7 +95,7 @@ def main(
         title=f"{name_of(config.model)}, {config.train}",
         mesh=dict(mesh.shape),
         rows=config.batch_size,
-        length=config.length,
+        length=length_of(config),
         trainable=count(run.variables, run.labels, trains=True),
         frozen=count(run.variables, run.labels, trains=False),
         adapter_bytes=total_bytes(run.variables.get("adapter", {})),
@@ -110,6 +113,22 @@ def main(
         training.open_workdir(workdir, config.to_dict())
         write_report(workdir, config, plan)
         console.print(str(workdir / "report.html"))
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses a config that is not of one run."""
+    needed = ("model", "train", "targets", "method", "batch_size", "optimizer", "steps")
+    if missing := [name for name in needed if name not in config]:
+        raise ValueError(
+            f"the config has no {', '.join(missing)}: a plan is of one run, by a config of "
+            f"experiments.plan, experiments.finetune or experiments.finetune_text"
+        )
+    check_choice("train", config.train, RULES)
+
+
+def length_of(config: ConfigDict) -> int:
+    """Tokens of a row."""
+    return config.length if "length" in config else config.encoding.length
 
 
 def pretend(devices: int) -> None:
@@ -170,9 +189,8 @@ class Run(NamedTuple):
 
 def describe_run(config: ConfigDict, base: hub.Pretrained) -> Run:
     """Decides what trains, as the experiment of the config would."""
-    check_choice("train", config.train, RULES)
     writes = hasattr(base.config, "eos_ids")
-    ids = jax.ShapeDtypeStruct((config.batch_size, config.length), "int32")
+    ids = jax.ShapeDtypeStruct((config.batch_size, length_of(config)), "int32")
     inputs = (ids,) if writes else (ids, ids, ids)
     lifted = None
     if config.train == "lora":
@@ -194,7 +212,7 @@ def describe_run(config: ConfigDict, base: hub.Pretrained) -> Run:
     make = lambda params, key: init(base._replace(params=params), lifted, key=key)
     variables = jax.eval_shape(make, base.params, jax.random.key(0))
     labels = training.label(variables, rules, lifted.frozen if lifted else ())
-    tokens = config.batch_size * config.length  # of a step, if no row is padded
+    tokens = ids.size  # of a step, if no row is padded
     optimizer = training.make_optimizer(config.optimizer, labels, config.steps, tokens)
     return Run(lifted, variables, labels, optimizer, batch, loss)
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lora_jax.hub import llama2c
 from lora_jax.hub.config import check_options, make_config
 from lora_jax.hub.files import read_json
 from lora_jax.hub.load import Pretrained
@@ -30,7 +31,8 @@ def abstract_model(
     """Describes a model without its weights: nothing is read but config.json, nothing allocated.
 
     Args:
-        model: a directory with `config.json`, the content of one, or one of `PUBLISHED_SHAPES`.
+        model: a directory with `config.json`, the content of one, one of `PUBLISHED_SHAPES`, or a
+            file of llama2.c.
         dtype: type of the params, the activations and the operands of products.
         quantize: "nf4" or "int8", or the arguments of `lora.quantize` as a mapping.
         **options: further fields of the family's config, as for `load_model`.
@@ -67,6 +69,9 @@ def _find(model: str | Path | Mapping[str, Any], **options: Any) -> tuple[Any, P
         check_options(gpt3_config(size), options)
         return gpt3_config(size, **options), nowhere
     directory = Path(model).expanduser()
+    if directory.is_file():
+        header = llama2c.open_file(directory, None).header
+        return make_config(llama2c.config_fields(header), directory, **options), nowhere
     if not directory.is_dir():
         near = difflib.get_close_matches(str(model), PUBLISHED_SHAPES, n=2, cutoff=0.0)
         raise ValueError(

@@ -7,7 +7,7 @@ import time
 import pytest
 from ml_collections import ConfigDict
 
-from experiments import plan
+from experiments import plan, target_modules
 from experiments.plan_report import StepPlan, summary
 from lora_jax.analysis.memory import Memory
 from lora_jax.analysis.products import Products
@@ -126,6 +126,22 @@ def test_bad_input_is_refused_before_anything_is_compiled(
     config.update_from_flattened_dict(changes)
     with pytest.raises(ValueError, match=message):
         plan.main(config, None, **options)
+
+
+def test_a_config_of_several_runs_is_refused():
+    with pytest.raises(ValueError, match=r"has no train, targets, .*: a plan is of one run"):
+        plan.main(target_modules.defaults(), None)
+
+
+def test_micro_batches_need_less_memory_for_the_same_work(config, monkeypatch, tmp_path):
+    monkeypatch.setattr(plan, "pretend", lambda devices: None)
+    results = {}
+    for parts in (1, 2):
+        config.micro_batches = parts
+        plan.main(config, tmp_path / str(parts))
+        results[parts] = json.loads((tmp_path / str(parts) / "results.json").read_text())
+    assert results[2]["memory"]["temporaries"] < results[1]["memory"]["temporaries"]
+    assert results[2]["flops"] == results[1]["flops"]
 
 
 def test_a_mesh_that_does_not_divide_a_weight_is_refused(config, monkeypatch, tiny, tmp_path):
