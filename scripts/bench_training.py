@@ -11,6 +11,10 @@ machine disturbs them alike. Medians are shown; one whose step takes longer than
 in bfloat16 on a CPU without such instructions) is shown with a single step. The whole output is one
 section in Markdown.
 
+Two peaks of resident memory are shown: that of the steps, from the second on, and that of the start
+(loading, compiling and the first step). In between all of them give freed memory back to the
+system. With --levers our own settings are compared in the same way in place of the contenders.
+
 Model FLOP utilisation counts the products of the frozen weights and of attention, forward and
 backward, without what is computed again; the limit is the best rate of a plain matrix product in
 the same type, of torch or JAX, measured in the same run. Without torch, transformers and peft only
@@ -21,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import dataclasses
 import importlib.util
 import json
@@ -32,7 +37,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -85,15 +90,48 @@ QUICK_SHAPES = (Shape("gpt2", 2, 16, **_SMALL), Shape("roberta", 2, 16, **_SMALL
 
 
 @dataclasses.dataclass(frozen=True)
+class Lever:
+    """Settings of our step, and of the environment of its process."""
+
+    unstacked: bool = True  # frozen layers as arrays of their own
+    scan: bool = False
+    chunk: int = 512  # tokens whose logits are held at once
+    frozen_head: bool = True
+    attention: str = "plain"
+    environment: tuple[tuple[str, str], ...] = ()
+
+
+_FUSIONS = "--xla_cpu_experimental_ynn_fusion_type="
+LEVERS = {
+    "": Lever(),
+    "layers sliced from stacks": Lever(unstacked=False),
+    "scan": Lever(unstacked=False, scan=True),
+    "chunks of 128": Lever(chunk=128),
+    "chunks of 256": Lever(chunk=256),
+    "head applied again": Lever(frozen_head=False),
+    "attention xla": Lever(attention="xla"),
+    "YNN fuses elements": Lever(environment=(("XLA_FLAGS", f"{_FUSIONS}+eltwise"),)),
+    "YNN no dots": Lever(environment=(("XLA_FLAGS", f"{_FUSIONS}-dot,-individual_dot"),)),
+    "YNN off": Lever(environment=(("XLA_FLAGS", _FUSIONS),)),
+    "in order": Lever(
+        environment=(("XLA_FLAGS", "--xla_cpu_enable_concurrency_optimized_scheduler=false"),)
+    ),
+    "huge pages": Lever(environment=(("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"),)),
+}
+
+
+@dataclasses.dataclass(frozen=True)
 class Contender:
-    """Who takes steps, in what type, and whether torch compiles them."""
+    """Who takes steps, in what type, whether torch compiles them, and our settings."""
 
     library: str  # "lora_jax" or "PEFT"
     dtype: str
     compiled: bool = False
+    lever: str = ""  # a name in LEVERS
 
     def __str__(self) -> str:
-        return f"{self.library} {self.dtype}{', torch.compile' if self.compiled else ''}"
+        name = f"{self.library} {self.dtype}{', torch.compile' if self.compiled else ''}"
+        return f"{name}, {self.lever}" if self.lever else name
 
 
 @dataclasses.dataclass
@@ -104,7 +142,8 @@ class Found:
     limit: float  # FLOP/s of a matrix product
     loss: float  # of the first step
     seconds: list[float] = dataclasses.field(default_factory=list)
-    peak: int = 0  # bytes
+    peak: int = 0  # of the steps, bytes
+    start: int = 0  # peak up to the end of the first step, bytes
 
 
 # ---------------------------------------------------------------------------------------------
@@ -155,7 +194,7 @@ def make_batch(shape: Shape) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 # The contenders
 
 
-def our_step(shape: Shape, dtype: str, directory: str, scan: bool) -> Step:
+def our_step(shape: Shape, dtype: str, directory: str, lever: Lever) -> Step:
     """A step of lora_jax, compiled."""
     import functools
 
@@ -165,7 +204,8 @@ def our_step(shape: Shape, dtype: str, directory: str, scan: bool) -> Step:
     from lora_jax import hub, training
     from lora_jax.training import classifier, language_model
 
-    base = hub.load_model(directory, dtype=dtype, scan=scan)
+    options: Any = {"attention": lever.attention} if shape.family == "gpt2" else {}
+    base = hub.load_model(directory, dtype=dtype, scan=lever.scan, **options)
     ids, label, head = make_batch(shape)
     method = lora.LoRA(rank=RANK, alpha=ALPHA)
     lift = functools.partial(
@@ -175,7 +215,9 @@ def our_step(shape: Shape, dtype: str, directory: str, scan: bool) -> Step:
     if shape.family == "gpt2":
         lifted = lift(ids)
         variables = language_model.init_variables(base, lifted, jax.random.key(0))
-        outputs = language_model.make_outputs(base, lifted, frozen_head=True)
+        outputs = language_model.make_outputs(
+            base, lifted, lever.chunk, frozen_head=lever.frozen_head
+        )
         loss: Any = functools.partial(language_model.loss, outputs)
         batch = {"ids": ids, "trained": ones, "segments": ones}
     else:
@@ -187,7 +229,9 @@ def our_step(shape: Shape, dtype: str, directory: str, scan: bool) -> Step:
     labels = training.label(variables, [("(adapter|head)/.*", "trained"), ("params/.*", None)])
     optimizer = training.make_optimizer({"learning_rate": LEARNING_RATE}, labels, 1000)
     state, frozen = training.init_state(variables, labels, optimizer, jax.random.key(1))
-    del variables, base
+    if lever.unstacked:
+        frozen = training.unstack(frozen)
+    del variables, base, lift  # and with them the stacks
     step, batch = training.make_step(loss, optimizer), jax.device_put(batch)
 
     def run() -> float:
@@ -277,7 +321,7 @@ def seconds(run: Callable[[], Any]) -> float:
 # One process for each contender
 
 
-def work(contender: Contender, shape: Shape, directory: str, threads: int, scan: bool) -> None:
+def work(contender: Contender, shape: Shape, directory: str, threads: int) -> None:
     """Answers each line of standard input: a step takes place, and its seconds are printed."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     answers = os.fdopen(os.dup(1), "w", buffering=1)
@@ -291,23 +335,27 @@ def work(contender: Contender, shape: Shape, directory: str, threads: int, scan:
         import jax
 
         jax.config.update("jax_enable_compilation_cache", False)  # or compiling costs nothing
-        step = our_step(shape, contender.dtype, directory, scan)
+        step = our_step(shape, contender.dtype, directory, LEVERS[contender.lever])
     limit = product_limit(contender, min(2048, 2 * shape.dim))
     start = time.perf_counter()
     loss = step()
     first = time.perf_counter() - start
-    forget_peak()
+    most = forget_peak()
     again = seconds(step)
-    print(json.dumps([max(first - again, 0.0), limit, loss, [again], peak()]), file=answers)
+    print(json.dumps([max(first - again, 0.0), limit, loss, [again], peak(), most]), file=answers)
     for _ in sys.stdin:
         taken = seconds(step)
         print(json.dumps([taken, peak()]), file=answers)
 
 
-def forget_peak() -> None:
-    """Starts the peak of resident memory anew, where the system can (Linux)."""
+def forget_peak() -> int:
+    """Returns the peak of resident memory and starts it anew, where the system can (Linux)."""
+    most = peak()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)  # what loading and compiling freed is no part of a step
     with contextlib.suppress(OSError):
         (pathlib.Path("/proc") / "self" / "clear_refs").write_text("5")
+    return most
 
 
 def peak() -> int:
@@ -321,16 +369,22 @@ def peak() -> int:
 
 
 @contextlib.contextmanager
-def started(command: Sequence[str]) -> Iterator[Any]:
-    """A process that is spoken to line by line, ended in any case."""
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
+def started(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[Any]:
+    """A process that is spoken to line by line, ended in any case; and what it says of errors."""
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=os.environ | environment,
+        )
+        try:
+            yield process, errors
+        finally:
+            process.kill()
+            process.communicate()
 
 
 def measure(
@@ -338,7 +392,6 @@ def measure(
     contenders: Sequence[Contender],
     rounds: int,
     threads: int,
-    scan: bool,
     patience: float = float("inf"),
 ) -> tuple[dict[Contender, Found], dict[Contender, str]]:
     """Lets contenders take turns; also tells why some could not.
@@ -356,16 +409,18 @@ def measure(
                 "contender": dataclasses.asdict(one),
                 "shape": dataclasses.asdict(shape),
             }
-            task |= {"directory": directory, "threads": threads, "scan": scan}
+            task |= {"directory": directory, "threads": threads}
             command = [sys.executable, __file__, "--worker", json.dumps(task)]
-            process = stack.enter_context(started(command))
+            environment = dict(LEVERS[one.lever].environment)
+            process, errors = stack.enter_context(started(command, environment))
             if line := process.stdout.readline():  # it has compiled and warmed up
                 found[one] = Found(*json.loads(line))
                 if found[one].seconds[0] <= patience:
                     found[one].seconds.clear()  # it was no turn
                     processes[one] = process
             else:
-                failed[one] = process.stderr.read().strip().rpartition("\n")[2]
+                errors.seek(0)
+                failed[one] = errors.read().strip().rpartition("\n")[2]
         for _ in range(rounds):
             for one, process in processes.items():
                 print("step", file=process.stdin, flush=True)
@@ -379,20 +434,20 @@ def measure(
 # Reporting
 
 
-def table(shape: Shape, found: dict[Contender, Found]) -> str:
-    """A Markdown table, with ratios of speed and memory to PEFT's."""
+def table(shape: Shape, found: dict[Contender, Found], reference: str = "PEFT") -> str:
+    """A Markdown table, with ratios of speed and memory to those of a library."""
     rate = {one: shape.tokens / statistics.median(of.seconds) for one, of in found.items()}
     limit = {
         dtype: max((of.limit for one, of in found.items() if one.dtype == dtype), default=0.0)
         for dtype in DTYPES
     }
     rows = [
-        "| | tokens/s | to PEFT float32 | to PEFT, same type | peak GB | to PEFT, same type "
-        "| compile s | MFU | first loss |",
-        "|---" * 9 + "|",
+        f"| | tokens/s | to {reference} float32 | to {reference}, same type | peak GB "
+        f"| to {reference}, same type | peak of the start GB | compile s | MFU | first loss |",
+        "|---" * 10 + "|",
     ]
     for one, of in found.items():
-        default, same = Contender("PEFT", "float32"), Contender("PEFT", one.dtype)
+        default, same = Contender(reference, "float32"), Contender(reference, one.dtype)
         utilisation = shape.flops * rate[one] / shape.tokens / limit[one.dtype]
         cells = (
             str(one),
@@ -401,6 +456,7 @@ def table(shape: Shape, found: dict[Contender, Found]) -> str:
             f"{rate[one] / rate[same]:.2f}" if same in rate else "",
             f"{of.peak / 1e9:.2f}",
             f"{of.peak / found[same].peak:.2f}" if same in rate else "",
+            f"{of.start / 1e9:.2f}",
             f"{of.compile:.1f}",
             f"{utilisation:.0%}",
             f"{of.loss:.6f}",
@@ -411,13 +467,17 @@ def table(shape: Shape, found: dict[Contender, Found]) -> str:
 
 def limits(found: dict[Contender, Found]) -> str:
     """One sentence on the rates of plain products."""
-    rates = [f"{one} {of.limit / 1e9:.0f}" for one, of in found.items() if not one.compiled]
+    rates = [
+        f"{one} {of.limit / 1e9:.0f}"
+        for one, of in found.items()
+        if not (one.compiled or one.lever)
+    ]
     return f"Matrix products, GFLOP/s: {', '.join(rates)}."
 
 
-def choose_contenders(with_compiled: bool) -> list[Contender]:
+def choose_contenders(with_compiled: bool, lever: str = "") -> list[Contender]:
     """Who can be measured with what is installed."""
-    ours = [Contender("lora_jax", dtype) for dtype in DTYPES]
+    ours = [Contender("lora_jax", dtype, lever=lever) for dtype in DTYPES]
     if not all(importlib.util.find_spec(name) for name in ("torch", "transformers", "peft")):
         return ours
     theirs = [Contender("PEFT", dtype) for dtype in DTYPES]
@@ -437,6 +497,8 @@ def main() -> None:
     parser.add_argument("--only", type=int, nargs="*", help="numbers of the shapes, from 0")
     parser.add_argument("--scan", action="store_true", help="scan over our layers")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument("--without", nargs="*", default=[], help="rows to leave out, by name")
+    parser.add_argument("--levers", action="store_true", help="compare our settings, in float32")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
@@ -452,18 +514,26 @@ def main() -> None:
 
     print(f"## Training beside PEFT\n\n{bench_lift.machine()}; {options.threads} threads each.")
     for number in chosen:
-        contenders = choose_contenders(not options.no_compile)
+        if options.levers:
+            contenders = [Contender("lora_jax", "float32", lever=name) for name in LEVERS]
+        else:
+            lever = "scan" if options.scan else ""
+            contenders = choose_contenders(not options.no_compile, lever)
+        left_out = [one for one in contenders if str(one) in options.without]
         found, failed = measure(
             shapes[number],
-            contenders,
+            [one for one in contenders if one not in left_out],
             options.rounds,
             options.threads,
-            options.scan,
             options.patience,
         )
-        print(f"\n{shapes[number]}:\n\n{table(shapes[number], found)}\n\n{limits(found)}")
+        reference = "lora_jax" if options.levers else "PEFT"
+        rows = table(shapes[number], found, reference)
+        print(f"\n{shapes[number]}:\n\n{rows}\n\n{limits(found)}")
         for one, why in failed.items():
-            print(f"\nNot measured: {one} ({why}).", flush=True)
+            print(f"\nNot measured: {one} ({why}).")
+        if left_out:
+            print(f"\nLeft out: {', '.join(map(str, left_out))}.", flush=True)
     if len(choose_contenders(True)) == len(DTYPES):
         print("\ntorch, transformers or peft is not installed: nothing to compare with.")
 

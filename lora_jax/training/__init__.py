@@ -37,6 +37,7 @@ from lora_jax.training.sharding import (
 from lora_jax.training.sinks import Sink, TensorBoard, WandB
 from lora_jax.training.state import TrainState, init_state
 from lora_jax.training.step import make_step
+from lora_jax.training.unstack import Unstacked, unstack
 from lora_jax.training.workdir import open_workdir, write_json
 
 __all__ = [
@@ -54,6 +55,7 @@ __all__ = [
     "TensorBoard",
     "TogetherError",
     "TrainState",
+    "Unstacked",
     "WandB",
     "averaged",
     "check_batch",
@@ -81,6 +83,7 @@ __all__ = [
     "summary",
     "together",
     "train",
+    "unstack",
     "variable_shardings",
     "versions",
     "write_json",

@@ -44,11 +44,12 @@ def init_variables(
 
 def make_outputs(base: Pretrained, lifted: Lifted | None, pooling: str) -> Outputs:
     """Makes `outputs(variables, batch, rng=None)`, which returns an array [batch, outputs]."""
+    apply = base.apply  # and not `base`, whose params a caller may want to let go of
 
     def outputs(variables: Variables, batch: Batch, rng: jax.Array | None = None) -> jax.Array:
         inputs = batch["ids"], batch["mask"], batch["type_ids"]
         if lifted is None:
-            hidden = base.apply(variables["params"], *inputs)
+            hidden = apply(variables["params"], *inputs)
         else:
             hidden = lifted(variables["params"], variables["adapter"], *inputs, rng=rng)
         return classify(variables["head"], pool(hidden, batch["mask"], pooling))

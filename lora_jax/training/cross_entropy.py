@@ -92,27 +92,47 @@ def _losses_again(head: Head, hidden: Array, targets: Array) -> TokenLosses:
 def _losses_with_gradient(head: Head, hidden: Array, targets: Array) -> TokenLosses:
     """The losses as a linear function of the hidden states: the backward pass is one product.
 
-    The loss of a token depends on its own hidden state alone, so one pass backward from ones gives
-    the gradient of each.
+    The loss of a token depends on its own hidden state alone, so one pass backward gives the
+    gradient of each. That of the logits, softmax less one for the target, is written out, so that
+    it takes the place of the logits: a second array of their size is never held.
     """
-
-    def losses(hidden: Array) -> tuple[Array, Array]:
-        found = _token_losses(head(hidden), targets)
-        return found.loss, found.right
-
     fixed = lax.stop_gradient(hidden)
-    loss, pull_back, right = jax.vjp(losses, fixed, has_aux=True)
-    (gradient,) = lax.stop_gradient(pull_back(jnp.ones_like(loss)))
-    moved = ((hidden - fixed) * gradient).astype(loss.dtype).sum(axis=-1)
-    return TokenLosses(lax.stop_gradient(loss) + moved, right)
+    logits, pull_back = jax.vjp(head, fixed)
+    peak, total = _peak_and_total(logits)
+    target = _of_target(logits, targets)
+    slope = jnp.exp(logits - total[..., None]) - _is_target(logits, targets)
+    (gradient,) = pull_back(slope.astype(logits.dtype))
+    moved = ((hidden - fixed) * lax.stop_gradient(gradient)).astype(logits.dtype).sum(axis=-1)
+    return TokenLosses(lax.stop_gradient(total - target) + moved, target >= peak)
 
 
 def _token_losses(
     logits: Float[Array, "batch length vocabulary"], targets: Int[Array, "batch length"]
 ) -> TokenLosses:
-    peak = lax.stop_gradient(logits.max(axis=-1))
-    total = peak + jnp.log(jnp.exp(logits - peak[..., None]).sum(axis=-1))
-    # Compared, not looked up: that is the same for a vocabulary split over devices.
-    is_target = lax.broadcasted_iota(targets.dtype, logits.shape, 2) == targets[..., None]
-    target = jnp.where(is_target, logits, 0).sum(axis=-1)
+    peak, total = _peak_and_total(logits)
+    target = jnp.where(_is_target(logits, targets), logits, 0).sum(axis=-1)
     return TokenLosses(total - target, target >= peak)
+
+
+def _peak_and_total(
+    logits: Float[Array, "batch length vocabulary"],
+) -> tuple[Float[Array, "batch length"], Float[Array, "batch length"]]:
+    """The highest logit, and the logarithm of the sum of exponentials."""
+    peak = lax.stop_gradient(logits.max(axis=-1))
+    return peak, peak + jnp.log(jnp.exp(logits - peak[..., None]).sum(axis=-1))
+
+
+def _of_target(
+    logits: Float[Array, "batch length vocabulary"], targets: Int[Array, "batch length"]
+) -> Float[Array, "batch length"]:
+    """The logit of the target, where no derivative is taken."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    return jnp.where(_is_target(logits, targets), logits, 0).sum(axis=-1)
+
+
+def _is_target(
+    logits: Float[Array, "batch length vocabulary"], targets: Int[Array, "batch length"]
+) -> Bool[Array, "batch length vocabulary"]:
+    # Compared, not looked up: that is the same for a vocabulary split over devices.
+    return lax.broadcasted_iota(targets.dtype, logits.shape, 2) == targets[..., None]

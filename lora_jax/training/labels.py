@@ -15,6 +15,7 @@ import jax
 from jaxtyping import PyTree
 
 from lora_jax.lifting import path_name
+from lora_jax.training.unstack import stacked
 
 Rule = tuple[str, str | None]
 
@@ -129,7 +130,7 @@ def join(trainable: PyTree, frozen: PyTree) -> PyTree:
 
     Args:
       trainable: the first part.
-      frozen: the second part.
+      frozen: the second part, also as `unstack.unstack` makes it.
 
     Returns:
       The whole tree.
@@ -138,7 +139,9 @@ def join(trainable: PyTree, frozen: PyTree) -> PyTree:
       >>> join({"a": 1, "w": None}, {"a": None, "w": 2})
       {'a': 1, 'w': 2}
     """
-    return jax.tree.map(lambda t, f: f if t is None else t, trainable, frozen, is_leaf=_is_none)
+    return jax.tree.map(
+        lambda t, f: stacked(f) if t is None else t, trainable, frozen, is_leaf=_is_none
+    )
 
 
 def summary(variables: PyTree, labels: PyTree) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -62,12 +63,19 @@ def make_outputs(
       base: the pretrained decoder.
       lifted: its function with an adapter; None for none.
       chunk: tokens whose logits are held at once, as in `cross_entropy`.
-      frozen_head: for a loss whose head does not train, as in `cross_entropy`; to score, leave it.
+      frozen_head: for a loss whose head does not train, as in `cross_entropy`: neither its own
+        weights nor, where it is tied, the table of tokens. To score, leave it.
 
     Returns:
       `outputs(variables, batch, rng=None)`, which returns `Predictions`. The batch holds `ids`,
       `trained` and `segments`, as `data.pack` and `data.pad` make them.
+
+    Raises:
+      ValueError: the head is to be frozen, and it is adapted.
     """
+    if frozen_head and lifted is not None:
+        _check_frozen_head(base, lifted)
+    apply = base.apply  # and not `base`, whose params a caller may want to let go of
 
     def outputs(variables: Variables, batch: Batch, rng: jax.Array | None = None) -> Predictions:
         targets, weight = next_tokens(batch)
@@ -75,13 +83,24 @@ def make_outputs(
         named = {"segments": batch["segments"], "outputs": losses}
         found: Any  # TokenLosses, which is not what the model returns by default
         if lifted is None:
-            found = base.apply(variables["params"], batch["ids"], **named)
+            found = apply(variables["params"], batch["ids"], **named)
         else:
             factors = variables["adapter"]
             found = lifted(variables["params"], factors, batch["ids"], rng=rng, **named)
         return Predictions(found.loss, found.right, weight)
 
     return outputs
+
+
+def _check_frozen_head(base: Pretrained, lifted: Lifted) -> None:
+    # A config of several parts does not say; its head is then taken to be tied.
+    names = "lm_head|embed" if getattr(base.config, "tied", True) else "lm_head"
+    adapted = [x.path for x in lifted.sites if re.fullmatch(rf"(.*/)?({names})/.*", x.path)]
+    if adapted:
+        raise ValueError(
+            f"frozen_head=True gives the head no gradient, but {', '.join(adapted)} is adapted and "
+            "part of it: use frozen_head=False, or leave it out of the targets"
+        )
 
 
 def next_tokens(batch: Batch) -> tuple[Int[Array, "batch length"], Float[Array, "batch length"]]:

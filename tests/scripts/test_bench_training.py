@@ -15,12 +15,14 @@ def test_speed_memory_and_utilisation_are_put_beside_those_of_peft():
     found = {
         Contender("PEFT", "float32"): Found(0.5, 1e6, 2.0, [1.0, 3.0, 2.0], 10**9),
         Contender("PEFT", "bfloat16"): Found(0.5, 1e6, 2.0, [1.0], 5 * 10**8),
-        Contender("lora_jax", "bfloat16"): Found(7.0, 2e6, 2.0, [0.5, 0.5], 10**9),
+        Contender("lora_jax", "bfloat16"): Found(7.0, 2e6, 2.0, [0.5, 0.5], 10**9, 2 * 10**9),
     }
     rows = bench_training.table(shape, found).splitlines()[2:]
-    assert rows[0] == ("| PEFT float32 | 5 | 1.00 | 1.00 | 1.00 | 1.00 | 0.5 | 5% | 2.000000 |")
+    assert rows[0] == (
+        "| PEFT float32 | 5 | 1.00 | 1.00 | 1.00 | 1.00 | 0.00 | 0.5 | 5% | 2.000000 |"
+    )
     assert rows[2] == (
-        "| lora_jax bfloat16 | 20 | 4.00 | 2.00 | 1.00 | 2.00 | 7.0 | 10% | 2.000000 |"
+        "| lora_jax bfloat16 | 20 | 4.00 | 2.00 | 1.00 | 2.00 | 2.00 | 7.0 | 10% | 2.000000 |"
     )
     assert "PEFT float32 0, PEFT bfloat16 0, lora_jax bfloat16 0" in bench_training.limits(found)
 
@@ -40,6 +42,30 @@ def test_options_out_of_range_are_refused(monkeypatch, capsys):
     assert "--only below 3" in capsys.readouterr().err
 
 
+def test_settings_of_ours_are_put_beside_the_default():
+    shape = Shape("gpt2", 1, 10)
+    found = {
+        Contender("lora_jax", "float32", lever=name): Found(0.5, 1e6, 2.0, [seconds], 10**9)
+        for name, seconds in (("", 1.0), ("scan", 2.0))
+    }
+    header, _, default, scan = bench_training.table(shape, found, "lora_jax").splitlines()
+    assert "to lora_jax float32" in header
+    assert default.startswith("| lora_jax float32 | 10 | 1.00 |")
+    assert scan.startswith("| lora_jax float32, scan | 5 | 0.50 |")
+    assert bench_training.limits(found) == "Matrix products, GFLOP/s: lora_jax float32 0."
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lever", bench_training.LEVERS)
+def test_every_setting_takes_the_same_first_step(lever):
+    contenders = [Contender("lora_jax", "float32", lever=name) for name in ("", lever)]
+    shape = bench_training.QUICK_SHAPES[0]
+    found, failed = bench_training.measure(shape, contenders, rounds=1, threads=1)
+    assert not failed
+    default, other = (found[one].loss for one in contenders)
+    assert other == pytest.approx(default, rel=1e-5)
+
+
 @pytest.mark.torch
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
@@ -48,7 +74,7 @@ def test_all_take_the_same_first_step(shape):
     for module in ("torch", "transformers", "peft"):
         pytest.importorskip(module)
     contenders = [Contender(library, "float32") for library in ("PEFT", "lora_jax")]
-    found, failed = bench_training.measure(shape, contenders, rounds=1, threads=1, scan=False)
+    found, failed = bench_training.measure(shape, contenders, rounds=1, threads=1)
     assert not failed
     theirs, ours = (found[one] for one in contenders)
     assert ours.loss == pytest.approx(theirs.loss, rel=1e-5)

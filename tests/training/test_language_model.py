@@ -170,3 +170,33 @@ def test_float64_is_kept():
         batch = pack(documents(), LENGTH)
         found = jax.eval_shape(make_outputs(base, lifted), variables, batch)
         assert found.loss.dtype == jnp.float64
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "site"),
+    [("gpt2", "embed", "embed/embedding"), ("llama", "lm_head", "lm_head/kernel")],
+)
+def test_a_head_that_is_adapted_is_not_frozen(name, target, site):
+    base = lora.hub.load_model(FIXTURES / name)
+    ids = np.zeros((1, LENGTH), np.int32)
+    method = lora.LoRA(2)
+    lift = lambda *targets: lora.lift(base.apply, base.params, ids, targets=targets, method=method)
+    with pytest.raises(ValueError, match=f"but {site} is adapted"):
+        make_outputs(base, lift("q_proj", target), frozen_head=True)
+    make_outputs(base, lift("q_proj"), frozen_head=True)
+    make_outputs(base, lift("q_proj", target))
+
+
+def test_a_table_that_is_no_head_may_be_adapted_beside_a_frozen_head():
+    base, lifted, variables = adapted("llama")
+    ids = np.zeros((1, LENGTH), np.int32)
+    lifted = lora.lift(base.apply, base.params, ids, targets=("embed",), method=lora.LoRA(2))
+    variables = init_variables(base, lifted, jax.random.key(0))
+    variables["adapter"] = jax.tree.map(lambda x: x + 0.1, variables["adapter"])
+    batch = pack(documents(), LENGTH)
+    gradients = [
+        gradient_of(make_outputs(base, lifted, frozen_head=frozen), variables)(batch)[1]
+        for frozen in (True, False)
+    ]
+    for x, y in zip(*map(jax.tree.leaves, gradients), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
