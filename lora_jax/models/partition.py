@@ -73,8 +73,8 @@ def partition_rules(config: Any) -> tuple[Rule, ...]:
     >>> from lora_jax.models.bert import BertConfig
     >>> rules = partition_rules(BertConfig(dim=8, heads=2, layers=3))
     >>> path = "params/layers/q_proj/kernel"
-    >>> next(spec for regex, spec in rules if re.fullmatch(regex, path))
-    PartitionSpec(None, 'fsdp', 'tensor')
+    >>> next(tuple(spec) for regex, spec in rules if re.fullmatch(regex, path))
+    (None, 'fsdp', 'tensor')
     """
     leaves = jax.tree.leaves_with_path({"params": build(config).shapes})
     shapes = {"/".join(str(part.key) for part in path): leaf.shape for path, leaf in leaves}
