@@ -25,6 +25,7 @@ ROOT = Path(__file__).parent.parent
 RUNS = {
     **{run: ("finetune", f"configs/glue.py:{run}") for run in glue.RUNS},
     **{run: ("finetune", f"configs/cocohd.py:{run}") for run in cocohd.RUNS},
+    "sroie_lines": ("finetune", "configs/sroie.py"),
     **{run: ("finetune_text", f"configs/stories.py:{run}") for run in stories.RUNS},
 }
 """Name of a run -> its experiment and its config."""

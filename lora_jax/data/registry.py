@@ -35,6 +35,7 @@ from lora_jax.data.tasks.mmlu import mmlu
 from lora_jax.data.tasks.own_files import FORMS, conversations, sft
 from lora_jax.data.tasks.samsum import samsum
 from lora_jax.data.tasks.sroie import sroie
+from lora_jax.data.tasks.sroie_lines import sroie_lines
 from lora_jax.data.tasks.stdlib_texts import stdlib_code, stdlib_prose
 from lora_jax.data.tasks.toolace import toolace
 from lora_jax.data.tasks.web_nlg import web_nlg
@@ -45,6 +46,7 @@ TASKS: Mapping[str, Callable[..., Task]] = {
     "docstrings": docstrings,
     **{name: functools.partial(cocohd, name) for name in COCOHD},
     **{name: functools.partial(glue, name) for name in GLUE},
+    "sroie_lines": sroie_lines,
 }
 """Makers of the tasks of labelled texts."""
 

@@ -30,13 +30,18 @@ FINAL = "#### "
 
 
 def gsm8k(
-    directory: str | Path | None = None, *, calculator: bool = True, bad_rows: str = "raise"
+    directory: str | Path | None = None,
+    *,
+    calculator: bool = True,
+    steps: bool = True,
+    bad_rows: str = "raise",
 ) -> TextTask:
     """Reads GSM8K.
 
     Args:
       directory: as of `sources.read_split`.
       calculator: whether answers keep the calculator's annotations.
+      steps: whether answers keep the steps; else they are "#### " and the number alone.
       bad_rows: "raise" or "skip".
 
     Returns:
@@ -45,11 +50,12 @@ def gsm8k(
 
     def make(fields: Fields, place: str) -> TextRecord:
         answer = text(fields, "answer")
-        steps, mark, final = answer.rpartition(FINAL)
+        solution, mark, final = answer.rpartition(FINAL)
         if not mark or not final.strip():
             raise ValueError(f"the answer has no {FINAL.strip()!r} with a number behind it")
         if not calculator:
-            answer = re.sub(r"<<[^<>]*>>", "", steps) + mark + final
+            solution = re.sub(r"<<[^<>]*>>", "", solution)
+        answer = (solution if steps else "") + mark + final
         return ask(text(fields, "question"), answer, fields={"final": final.strip()}, place=place)
 
     reading = Reading(SOURCE, directory, bad_rows)

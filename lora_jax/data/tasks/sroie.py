@@ -53,7 +53,7 @@ def sroie(
     def make(fields: Fields, place: str) -> TextRecord:
         file = Path(fields["file"])
         entities = {name: text(fields, name, empty=True) for name in ENTITIES}
-        words = "" if show == "image" else "\n".join(word for _, word in read_boxes(_box(file)))
+        words = "" if show == "image" else "\n".join(word for _, word in read_boxes(box_file(file)))
         return ask(
             f"{words}\n{QUESTION}" if words else QUESTION,
             json.dumps(entities, ensure_ascii=False),
@@ -62,7 +62,7 @@ def sroie(
             place=place,
         )
 
-    reading = Reading(SOURCE, directory, bad_rows, _read)
+    reading = Reading(SOURCE, directory, bad_rows, read_key)
     records = reading.records("all", make)
     train, test = hold_out(records, lambda record: Path(record.place).stem, TEST_SHARE)
     return TextTask(
@@ -103,14 +103,16 @@ def read_boxes(path: Path) -> list[Box]:
     return boxes
 
 
-def _read(path: Path) -> Iterator[Row]:
+def read_key(path: Path) -> Iterator[Row]:
+    """Reads the entities of a receipt: one row, with the file's own name as `file`."""
     try:
         yield {**read_json(path), "file": str(path)}, str(path)
     except (ValueError, TypeError) as error:
         yield ValueError(f"no JSON object: {error}"), str(path)
 
 
-def _box(key: Path) -> Path:
+def box_file(key: Path) -> Path:
+    """The file of the boxes of the receipt with this file of entities."""
     return key.parent.parent / "box" / f"{key.stem}.csv"
 
 

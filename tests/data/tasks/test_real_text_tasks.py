@@ -65,6 +65,8 @@ def test_gsm8k_ends_in_a_number_and_its_annotations_can_go(tasks, data_dir):
         "Natalia sold 48+24 = 72 clips altogether in April and May.\n#### 72"
     )
     assert not any("<<" in record.answer for record in plain.train)
+    short = load_text_task("gsm8k", {"directory": data_dir / "gsm8k", "steps": False})
+    assert {r.answer for r in short.test} == {f"#### {r.fields['final']}" for r in short.test}
 
 
 def test_medmcqa_counts_options_from_one_in_the_original_file(tasks, data_dir):
