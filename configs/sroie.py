@@ -3,7 +3,11 @@
     export LORA_JAX_DATA=DIR
     python -m experiments.finetune --config=configs/sroie.py --workdir=runs/sroie_lines
 
-DIR holds sroie/ with key/ and box/.
+DIR holds sroie/ with key/ and box/. Macro F1 on the lines of the receipts that are held out, before
+the first step and after the last:
+
+    before   after   steps   processor time
+    0.067    0.855   300     213 s
 """
 
 from ml_collections import ConfigDict
