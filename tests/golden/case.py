@@ -46,6 +46,7 @@ class Case:
             recorded as `prompt:INPUT`. None: the inputs themselves.
         tokenizer: writes a tokenizer.json into the directory of the model; None: there is none.
         tolerance: largest relative error of the output, in the 2-norm.
+        live_seed: of the weights and inputs that are compared live; not those recorded.
     """
 
     make: Callable[[], Any]
@@ -61,6 +62,7 @@ class Case:
     prompts: Callable[[np.random.Generator], Inputs] | None = None
     tokenizer: Callable[[Path], None] | None = None
     tolerance: float = 1e-5
+    live_seed: int = 1
 
     def keywords(self, config: Any, inputs: Inputs) -> dict[str, Any]:
         """The arrays that our `apply` takes by name."""

@@ -54,8 +54,9 @@ def prompts(rng: np.random.Generator) -> Inputs:
     return texts(rng, SIZES["vocab_size"], 9, 6, 2)
 
 
-def case(beam: dict[str, Any], **fields: Any) -> Case:
+def case(beam: dict[str, Any], *, live_seed: int = 1, **fields: Any) -> Case:
     return Case(
+        live_seed=live_seed,
         make=lambda: t5(**fields),
         inputs=batch,
         arguments=(
@@ -73,12 +74,15 @@ def case(beam: dict[str, Any], **fields: Any) -> Case:
 CASES = {
     # Its texts would end at once.
     "t5": case(BEAM | {"min_new_tokens": 8}),
+    # With the first seed its gradients are too badly conditioned to compare: those of one program,
+    # compiled in two ways, differ by 2e-4.
     "flan_t5": case(
         BEAM,
         feed_forward_proj="gated-gelu",
         layer_norm_epsilon=0.01,
         tie_word_embeddings=False,
         untie=True,
+        live_seed=2,
     ),
     # Attention that all but picks one token is no ground to train on: rounding grows too fast.
     "t5_even": dataclasses.replace(case({}, scales={}), generate={}, prompts=None),
