@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lora_jax.data.near_duplicates import without_near_duplicates
+from lora_jax.data.split import in_test
 from lora_jax.data.task import Record, Task
 
 # Modules come and go between Python versions; a topic takes those of its modules that are there.
@@ -184,7 +185,7 @@ def _present(
 
 
 def _is_test(text: str) -> bool:
-    return int(_hash(text), 16) % 1000 < 1000 * TEST_SHARE
+    return in_test(text, TEST_SHARE)
 
 
 def _hash(text: str) -> str:

@@ -67,6 +67,8 @@ def test_gsm8k_ends_in_a_number_and_its_annotations_can_go(tasks, data_dir):
     assert not any("<<" in record.answer for record in plain.train)
     short = load_text_task("gsm8k", {"directory": data_dir / "gsm8k", "steps": False})
     assert {r.answer for r in short.test} == {f"#### {r.fields['final']}" for r in short.test}
+    finals = collections.Counter(record.fields["final"] for record in short.test)
+    assert finals.most_common(1) == [("5", 40)]  # 3.0 % for the likeliest number
 
 
 def test_medmcqa_counts_options_from_one_in_the_original_file(tasks, data_dir):
