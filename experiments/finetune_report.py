@@ -2,72 +2,46 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from lora_jax import training
+from lora_jax import reports, training
 from lora_jax.data import Task
-from lora_jax.reports import (
-    Curve,
-    Section,
-    curves_plot,
-    html,
-    installed_versions,
-    render_page,
-    write_page,
-    write_results,
-)
+from lora_jax.reports import Curve, Section, curves_plot, html
 
 
 def write_report(
     workdir: Path, config: ConfigDict, task: Task, start: float, result: training.Result
 ) -> None:
     """Writes results.json and report.html; `start` is the metric before the first step."""
-    name, versions = f"eval/{task.metric}", installed_versions()
+    name = f"eval/{task.metric}"
     better = min if config.best.mode == "min" else max
     last, (best_step, best) = result.last(name), result.best(name, better)
-    scores = {
+    results = {
         f"start_{task.metric}": start,
         task.metric: last,
         f"best_{task.metric}": best,
         "best_step": best_step,
+        "loss": result.last("loss"),
     }
-    write_results(
-        workdir / "results.json",
-        {**scores, "loss": result.last("loss"), "config": config.to_dict(), "versions": versions},
-    )
-    steps = result.rows[-1]["step"]
-    page = render_page(
-        f"{config.model.name} on {task.name}",
-        [
-            Section(
-                "Curves",
-                [
-                    html.figure(_curve(result, "loss"), "Training loss."),
-                    html.figure(_curve(result, name), f"{task.metric} on the test set."),
-                ],
-            ),
-            Section("Task", [html.paragraph(task.about)]),
-            Section(
-                "How to repeat it",
-                [
-                    html.command(
-                        shlex.join(["python", "-m", "experiments.finetune", *sys.argv[1:]])
-                    ),
-                    html.settings(config.to_dict()),
-                    html.fields(versions),
-                ],
-            ),
-        ],
-        lead=f"{config.train}, {steps} steps of {config.batch_size}, seed {config.seed}.",
+    curves = [
+        html.figure(_curve(result, "loss"), "Training loss."),
+        html.figure(_curve(result, name), f"{task.metric} on the test set."),
+    ]
+    reports.write_report(
+        workdir,
+        "finetune",
+        config.to_dict(),
+        results,
+        title=f"{config.model.name} on {task.name}",
+        sections=[Section("Curves", curves), Section("Task", [html.paragraph(task.about)])],
+        lead=f"{config.train}, {result.rows[-1]['step']} steps of {config.batch_size}, "
+        f"seed {config.seed}.",
         finding=f"{task.metric} {start:.4f} at the start, {last:.4f} at the end; best {best:.4f}, "
         f"after step {best_step}.",
     )
-    write_page(workdir / "report.html", page)
 
 
 def _curve(result: training.Result, metric: str) -> str:

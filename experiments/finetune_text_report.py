@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from lora_jax import training
+from lora_jax import reports, training
 from lora_jax.data import TextRecord, TextTask
 from lora_jax.evaluation import Interval
-from lora_jax.reports import (
-    Column,
-    Curve,
-    Section,
-    curves_plot,
-    html,
-    installed_versions,
-    render_page,
-    write_page,
-    write_results,
-)
+from lora_jax.reports import Column, Curve, Section, curves_plot, html
 
 SHOWN = 5  # examples on the page and in results.json
 
@@ -65,25 +53,19 @@ def write_report(
     skipped: Sequence[str],
 ) -> None:
     """Writes results.json and report.html."""
-    versions = installed_versions()
     examples = [
         {"prompt": r.prompt, "at the start": first, "at the end": last, "reference": r.accepted[0]}
         for r, first, last in zip(tests[:SHOWN], start.texts, end.texts, strict=False)
     ]
-    write_results(
-        workdir / "results.json",
-        {
-            "task": task.name,
-            "metric": task.metric,
-            "test_examples": len(tests),
-            "start": {**start.losses, **start.metrics},
-            "end": {**end.losses, **end.metrics},
-            "examples": examples,
-            "skipped": skipped,
-            "config": config.to_dict(),
-            "versions": versions,
-        },
-    )
+    results = {
+        "task": task.name,
+        "metric": task.metric,
+        "test_examples": len(tests),
+        "start": {**start.losses, **start.metrics},
+        "end": {**end.losses, **end.metrics},
+        "examples": examples,
+        "skipped": skipped,
+    }
     rows = [
         {"metric": name, "start": first[name], "end": last[name]}
         for first, last in ((start.metrics, end.metrics), (start.losses, end.losses))
@@ -94,42 +76,36 @@ def write_report(
         Column("start", "before training", write_interval),
         Column("end", "after", write_interval),
     ]
-    command = shlex.join(["python", "-m", "experiments.finetune_text", *sys.argv[1:]])
-    page = render_page(
-        f"{config.model.name} on {task.name}",
-        [
+    asked = (
+        f"{len(tests):,} of {len(task.test):,} test records, answered greedily; in brackets 95 % "
+        "intervals of the bootstrap over them."
+    )
+    losses = curves_plot([_curve(result, "loss")])
+    test_losses = curves_plot([_curve(result, "eval/loss", start.losses["loss"])])
+    reports.write_report(
+        workdir,
+        "finetune_text",
+        config.to_dict(),
+        results,
+        title=f"{config.model.name} on {task.name}",
+        sections=[
             Section(
-                "Scores",
-                [
-                    html.table(rows, columns, highlight=task.metric),
-                    html.paragraph(
-                        f"{len(tests):,} of {len(task.test):,} test records, answered greedily; "
-                        "in brackets 95 % intervals of the bootstrap over them."
-                    ),
-                ],
+                "Scores", [html.table(rows, columns, highlight=task.metric), html.paragraph(asked)]
             ),
             Section(
                 "Curves",
                 [
-                    html.figure(curves_plot([_curve(result, "loss")]), "Training loss."),
-                    html.figure(
-                        curves_plot([_curve(result, "eval/loss", start.losses["loss"])]),
-                        "Loss on the test set, from before the first step.",
-                    ),
+                    html.figure(losses, "Training loss."),
+                    html.figure(test_losses, "Loss on the test set, from before the first step."),
                 ],
             ),
             Section("Examples", [html.fields(example) for example in examples]),
             Section("Task", [html.paragraph(task.about), html.paragraph(_describe(skipped))]),
-            Section(
-                "How to repeat it",
-                [html.command(command), html.settings(config.to_dict()), html.fields(versions)],
-            ),
         ],
         lead=f"{config.train}, {config.steps} steps of {config.batch_size} rows of "
         f"{config.encoding.length} tokens, seed {config.seed}.",
         finding=f"Before: {start.summary(task.metric)}. After: {end.summary(task.metric)}.",
     )
-    write_page(workdir / "report.html", page)
 
 
 def _describe(skipped: Sequence[str]) -> str:

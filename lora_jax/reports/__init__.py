@@ -1,21 +1,39 @@
 """What a run leaves for people and programs: tables, plots, one HTML page and results.json."""
 
+from lora_jax.reports.bars import Bar, intervals_plot
+from lora_jax.reports.curves import Curve, curves_plot
+from lora_jax.reports.heat_maps import HeatMap, heat_maps_plot
 from lora_jax.reports.page import Section, render_page, write_page
-from lora_jax.reports.plots import Curve, curves_plot, tradeoff_plot
 from lora_jax.reports.results import read_results, write_results
-from lora_jax.reports.tables import Column, print_table
+from lora_jax.reports.run import repeat_section, write_report
+from lora_jax.reports.series import Series, SeriesPanel, series_panels, series_plot
+from lora_jax.reports.tables import Column, Published, print_table
+from lora_jax.reports.tradeoff import Panel, tradeoff_panels, tradeoff_plot
 from lora_jax.reports.versions import installed_versions
 
 __all__ = [
+    "Bar",
     "Column",
     "Curve",
+    "HeatMap",
+    "Panel",
+    "Published",
     "Section",
+    "Series",
+    "SeriesPanel",
     "curves_plot",
+    "heat_maps_plot",
     "installed_versions",
+    "intervals_plot",
     "print_table",
     "read_results",
     "render_page",
+    "repeat_section",
+    "series_panels",
+    "series_plot",
+    "tradeoff_panels",
     "tradeoff_plot",
     "write_page",
+    "write_report",
     "write_results",
 ]

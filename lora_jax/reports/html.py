@@ -1,5 +1,6 @@
 """The pieces a page is made of: text, tables, figures, settings. All text given is escaped."""
 
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -7,7 +8,7 @@ from html import escape
 from typing import Any
 
 from lora_jax.reports.results import to_plain
-from lora_jax.reports.tables import Cell, Column, Row, cells
+from lora_jax.reports.tables import Cell, Column, Published, Row, cells
 
 
 def paragraph(text: str) -> str:
@@ -28,7 +29,7 @@ def figure(svg: str, caption: str) -> str:
     """Show a plot and what it says.
 
     Args:
-      svg: An <svg> element, from `lora_jax.reports.plots`.
+      svg: An <svg> element, from one of the plots of `lora_jax.reports`.
       caption: Below it, as plain text.
 
     Returns:
@@ -41,7 +42,7 @@ def table(rows: Sequence[Row], columns: Sequence[Column], *, highlight: str | No
     """Show rows that a click on a column's title sorts.
 
     Args:
-      rows: Mappings, dataclasses or NamedTuples.
+      rows: Mappings, dataclasses or NamedTuples; one as `Published` is set apart.
       columns: What to show of each.
       highlight: The row whose first column reads so stands out.
 
@@ -54,7 +55,8 @@ def table(rows: Sequence[Row], columns: Sequence[Column], *, highlight: str | No
         f"<th scope=col{_align(is_number)}><button>{escape(column.title)}</button></th>"
         for column, is_number in zip(columns, numeric, strict=True)
     )
-    body = "\n".join(_row_html(row, numeric, highlight) for row in written)
+    kinds = [_kind(row, line[0].text == highlight) for row, line in zip(rows, written, strict=True)]
+    body = "\n".join(map(_row_html, kinds, written, itertools.repeat(numeric)))
     return (
         '<div class="scroll"><table class="sortable">\n'
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table></div>"
@@ -76,9 +78,14 @@ def settings(config: Mapping[str, Any], summary: str = "Configuration") -> str:
     return f"<details><summary>{escape(summary)}</summary><pre>{escape(text)}</pre></details>"
 
 
-def _row_html(row: Sequence[Cell], numeric: Sequence[bool], highlight: str | None) -> str:
-    mark = ' class="highlight"' if row[0].text == highlight else ""
-    return f"<tr{mark}>{''.join(map(_cell_html, row, numeric))}</tr>"
+def _kind(row: Row, is_highlighted: bool) -> str:
+    if isinstance(row, Published):
+        return ' class="published"'
+    return ' class="highlight"' if is_highlighted else ""
+
+
+def _row_html(kind: str, row: Sequence[Cell], numeric: Sequence[bool]) -> str:
+    return f"<tr{kind}>{''.join(map(_cell_html, row, numeric))}</tr>"
 
 
 def _cell_html(cell: Cell, is_number: bool) -> str:

@@ -15,7 +15,7 @@ from lora_jax.evaluation.intervals import Interval
 from lora_jax.evaluation.latency import Latency
 
 Row = Any
-"""A mapping, a dataclass or a NamedTuple."""
+"""A mapping, a dataclass or a NamedTuple, or one of these as `Published`."""
 
 
 class Column(NamedTuple):
@@ -27,6 +27,15 @@ class Column(NamedTuple):
     """A format such as "{:.1%}", or a function of the value."""
 
 
+class Published(NamedTuple):
+    """A row that was not measured here: its first column says where it was published."""
+
+    source: str
+    """Such as "Hu et al. 2021, table 5"."""
+    row: Row
+    """As other rows; what is not known is left out."""
+
+
 class Cell(NamedTuple):
     """What one place of a table shows, and what it is sorted by."""
 
@@ -35,8 +44,10 @@ class Cell(NamedTuple):
     is_number: bool
 
 
-def plus_minus(digits: int = 3, *, scale: float = 1, unit: str = "") -> Callable[[Interval], str]:
-    """Make a writer of intervals for a column.
+def plus_minus(
+    digits: int = 3, *, scale: float = 1, unit: str = ""
+) -> Callable[[Interval | float], str]:
+    """Make a writer of intervals for a column; of a plain number it writes no spread.
 
     Args:
       digits: After the decimal point.
@@ -50,7 +61,8 @@ def plus_minus(digits: int = 3, *, scale: float = 1, unit: str = "") -> Callable
     '78.5 ± 2.0 %'
     """
 
-    def write(interval: Interval) -> str:
+    def write(value: Interval | float) -> str:
+        interval = value if isinstance(value, Interval) else Interval(value, math.nan, math.nan)
         half = interval.half_width * scale
         spread = "" if math.isnan(half) else f" ± {half:.{digits}f}"
         return f"{interval.mean * scale:.{digits}f}{spread}{unit}"
@@ -74,12 +86,18 @@ def cells(rows: Sequence[Row], columns: Sequence[Column]) -> list[list[Cell]]:
     >>> cells([{"acc": 0.8}], [Column("acc", "accuracy", "{:.0%}")])[0][0].text
     '80%'
     """
-    records = [_record(row) for row in rows]
+    records = [_record(row.row if isinstance(row, Published) else row) for row in rows]
     for column in columns:
         if records and not any(column.field in record for record in records):
             known = ", ".join(records[0])
             raise ValueError(f"no row has a field {column.field!r}; the first has {known}")
-    return [[_cell(record.get(column.field), column) for column in columns] for record in records]
+    written = [
+        [_cell(record.get(column.field), column) for column in columns] for record in records
+    ]
+    for row, line in zip(rows, written, strict=True):
+        if isinstance(row, Published):
+            line[0] = line[0]._replace(text=f"{line[0].text} (published: {row.source})")
+    return written
 
 
 def make_table(

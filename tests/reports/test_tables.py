@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 from lora_jax.evaluation import Interval, Latency
-from lora_jax.reports.tables import Column, cells, plus_minus, print_table
+from lora_jax.reports import html
+from lora_jax.reports.tables import Column, Published, cells, plus_minus, print_table
 
 
 @dataclasses.dataclass
@@ -78,3 +79,21 @@ def test_brackets_in_a_name_are_printed_and_numbers_stand_to_the_right():
     assert first.endswith("50.0%")
     assert last.endswith("100.0%")
     assert len(first) == len(last)
+
+
+def test_a_published_row_says_so_in_the_terminal_and_on_the_page():
+    rows = [
+        {"name": "q+v", "score": Interval(0.72, 0.70, 0.74), "parameters": 18},
+        Published("Hu et al. 2021, table 5", {"name": "Wq, Wv", "score": 0.737}),
+    ]
+    columns = [
+        Column("name", "weights"),
+        Column("score", "accuracy", plus_minus(3)),
+        Column("parameters", "parameters", "{:,}"),
+    ]
+    written = [[cell.text for cell in row] for row in cells(rows, columns)]
+    assert written[0] == ["q+v", "0.720 ± 0.020", "18"]
+    assert written[1] == ["Wq, Wv (published: Hu et al. 2021, table 5)", "0.737", "–"]
+    page = html.table(rows, columns)
+    assert page.count('<tr class="published">') == 1
+    assert '<tr class="published"><td>Wq, Wv (published:' in page
