@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Float
 
 from lora_jax.adapters.low_rank import (
     Plain,
@@ -88,8 +89,7 @@ def _reduce_layer(
     with jax.default_matmul_precision("highest"):
         own = jnp.linalg.svd(base, full_matrices=False)[2]
         u, s, vt = jnp.linalg.svd(base + scale * a @ b, full_matrices=False)
-        resemblance = jnp.abs(vt @ own.T).max(axis=1)
-        intruder = (resemblance < threshold) & (jnp.arange(len(s)) < top)
+        intruder = (resemblance(vt, own) < threshold) & (jnp.arange(len(s)) < top)
         # (W + ΔW) with its intruders scaled, less W: the other parts are left as they are.
         taken = (u * jnp.where(intruder, (1.0 - keep) * s, 0.0)) @ vt
         u, s, vt = jnp.linalg.svd(a @ b - taken / scale, full_matrices=False)
@@ -98,3 +98,16 @@ def _reduce_layer(
         new_a = jnp.where(found > 0, u[:, : a.shape[-1]] * root, a)
         new_b = jnp.where(found > 0, root[:, None] * vt[: a.shape[-1]], b)
     return new_a, new_b, found.astype(jnp.int32)
+
+
+def resemblance(new: Float[Array, "new dim"], own: Float[Array, "own dim"]) -> Float[Array, " new"]:
+    """The largest |cosine| of each direction with any of W's own; an intruder's is small.
+
+    Args:
+      new: directions of W + ΔW, as rows.
+      own: those of W, as rows.
+
+    >>> resemblance(jnp.array([[0.0, 1.0], [0.6, 0.8]]), jnp.array([[1.0, 0.0]]))
+    Array([0. , 0.6], dtype=float32)
+    """
+    return jnp.abs(new @ own.T).max(axis=1)
