@@ -11,7 +11,15 @@
 """
 
 from lora_jax import hub, quantization
-from lora_jax.adapters import combine, merge_report, reduce_intruders, stack, to_lora, unstack
+from lora_jax.adapters import (
+    AdapterPool,
+    combine,
+    merge_report,
+    reduce_intruders,
+    stack,
+    to_lora,
+    unstack,
+)
 from lora_jax.api import count_parameters, lift
 from lora_jax.lifting import Delta, DenseFallbackError, Factor, Lifted, Method, Site, Weight
 from lora_jax.methods import (
@@ -54,6 +62,7 @@ __all__ = [
     "IA3",
     "NORMS",
     "AdaLoRA",
+    "AdapterPool",
     "BitFit",
     "CorDA",
     "Delta",

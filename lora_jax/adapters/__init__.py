@@ -4,12 +4,17 @@ from lora_jax.adapters.arithmetic import combine, scale
 from lora_jax.adapters.convert import to_lora
 from lora_jax.adapters.intruders import Reduced, reduce_intruders
 from lora_jax.adapters.merge import MergeReport, merge_report
+from lora_jax.adapters.pool import AdapterPool
+from lora_jax.adapters.route import Routed, gather
 from lora_jax.adapters.stack import stack, unstack
 
 __all__ = [
+    "AdapterPool",
     "MergeReport",
     "Reduced",
+    "Routed",
     "combine",
+    "gather",
     "merge_report",
     "reduce_intruders",
     "scale",

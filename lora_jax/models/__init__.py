@@ -4,7 +4,7 @@ Outside this package a model is a function `apply(params, …)` and a nested dic
 """
 
 from lora_jax.models.bert import BertConfig
-from lora_jax.models.cache import Cache
+from lora_jax.models.cache import Cache, RowCaches
 from lora_jax.models.clip import ClipConfig
 from lora_jax.models.deberta_config import DebertaConfig
 from lora_jax.models.decoder import DecoderConfig
@@ -30,6 +30,7 @@ __all__ = [
     "LlavaConfig",
     "Model",
     "QwenVLConfig",
+    "RowCaches",
     "Seq2SeqCache",
     "T5Config",
     "VisionConfig",

@@ -1,7 +1,8 @@
 """The keys and values that a decoder has computed, kept while it generates."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
@@ -40,6 +41,43 @@ class Cache(NamedTuple):
             jnp.take(self.order, rows, axis=0),
             self.used,
         )
+
+    def by_row(self) -> "Cache":
+        """The cache of each row as a batch of one: every leaf has the rows on a new first axis."""
+        rows = self.order.shape[0]
+        return Cache(
+            jnp.moveaxis(self.k, 1, 0)[:, :, None],
+            jnp.moveaxis(self.v, 1, 0)[:, :, None],
+            self.order[:, None],
+            jnp.broadcast_to(self.used, rows),
+        )
+
+
+class RowCaches(NamedTuple):
+    """The caches of single rows side by side, for a model that is mapped over them (`jax.vmap`).
+
+    Each row fills slots of its own, so rows may have read texts of any length.
+
+    Attributes:
+        caches: a `Cache`, or one of an encoder-decoder, of a batch of one, every leaf with the
+            rows on a first axis.
+    """
+
+    caches: Any
+
+    @property
+    def order(self) -> Int[Array, "batch slots"]:
+        """The place of each slot's token in its text; -1 for padding and for empty slots."""
+        return self.caches.order[:, 0]
+
+    @property
+    def used(self) -> Int[Array, ""]:
+        """Number of slots in use in the fullest row."""
+        return self.caches.used.max()
+
+    def select(self, rows: Int[Array, " new_batch"]) -> "RowCaches":
+        """The caches of these rows, as beam search and repetition need them."""
+        return RowCaches(jax.tree.map(lambda x: jnp.take(x, rows, axis=0), self.caches))
 
 
 def empty_cache(

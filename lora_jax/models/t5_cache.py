@@ -49,6 +49,15 @@ class Seq2SeqCache(NamedTuple):
             jnp.take(self.mask, rows, axis=0),
         )
 
+    def by_row(self) -> "Seq2SeqCache":
+        """The cache of each row as a batch of one: every leaf has the rows on a new first axis."""
+        return Seq2SeqCache(
+            self.own.by_row(),
+            jnp.moveaxis(self.k, 1, 0)[:, :, None],
+            jnp.moveaxis(self.v, 1, 0)[:, :, None],
+            self.mask[:, None],
+        )
+
     def make_room(self, mask: Int[Array, "batch source"]) -> "Seq2SeqCache":
         """The cache with zeros for the keys and values of a text that is about to be encoded."""
         layers, _, _, heads, dim = self.k.shape
