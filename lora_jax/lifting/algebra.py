@@ -56,10 +56,15 @@ Term = tuple[Factor, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Dropout:
-    """Dropout on the input of ΔW: keys (one for each stacked layer, sliced like a weight), rate."""
+    """Dropout on the input of ΔW.
+
+    Attributes:
+      key: keys, one for each stacked layer, sliced like a weight.
+      keep: the share of the entries that is kept, without axes.
+    """
 
     key: Factor
-    rate: float
+    keep: Factor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +102,7 @@ class Delta:
         """Applies `fn` to every factor, those of dropout and watch included."""
         drop, watch = self.dropout, self.watch
         if drop is not None:
-            drop = Dropout(fn(drop.key), drop.rate)
+            drop = Dropout(fn(drop.key), fn(drop.keep))
         if watch is not None:
             watch = dataclasses.replace(watch, parts=tuple(map(fn, watch.parts)))
         return dataclasses.replace(self.map_values(fn), dropout=drop, watch=watch)
@@ -157,7 +162,7 @@ class AdaptedWeight:
 
 for _cls, _data, _meta in (
     (Factor, ["array"], ["axes"]),
-    (Dropout, ["key"], ["rate"]),
+    (Dropout, ["key", "keep"], []),
     (Watch, ["parts", "rows"], ["normalise"]),
     (Delta, ["terms", "gain", "dropout", "watch"], []),
     (AdaptedWeight, ["base", "delta"], ["path", "origin", "picked", "scanned", "looked_up"]),

@@ -224,8 +224,9 @@ class _Call:
         counter = self._interpreter._dropout_uses
         counter[weight.path] += 1
         key = jax.random.fold_in(drop.key.array.reshape(-1)[0], counter[weight.path])
-        keep = jax.random.bernoulli(key, 1.0 - drop.rate, x.shape)
-        return jnp.where(keep, x / (1.0 - drop.rate), 0).astype(x.dtype)
+        keep = drop.keep.array
+        kept = jax.random.bernoulli(key, keep, x.shape)
+        return jnp.where(kept, x / keep.astype(x.dtype), 0)
 
 
 def _costs_nothing_dense(weight: AdaptedWeight) -> bool:

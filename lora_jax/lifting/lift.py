@@ -296,7 +296,8 @@ def _delta(site: Site, arrays: Any, weight: Weight, rng: jax.Array | None) -> De
     delta = site.method.delta({**arrays, **fixed}, weight)
     if rng is None or site.method.dropout == 0.0:
         return delta
-    return dataclasses.replace(delta, dropout=_dropout(site, rng))
+    keep = arrays.get("keep", jnp.asarray(1.0 - site.method.dropout, float))
+    return dataclasses.replace(delta, dropout=_dropout(site, rng, keep))
 
 
 def _owners(fallback: Fallback) -> list[str]:
@@ -308,10 +309,10 @@ def _key_for(key: jax.Array, path: str) -> jax.Array:
     return jax.random.fold_in(key, np.uint32(zlib.crc32(path.encode())))
 
 
-def _dropout(site: Site, rng: jax.Array) -> Dropout:
+def _dropout(site: Site, rng: jax.Array, keep: jax.Array) -> Dropout:
     """One key for each stacked layer or expert, so that a scan slices keys like weights."""
     typed = rng if jnp.issubdtype(rng.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(rng)
     key = _key_for(typed, site.path)
     layers = site.weight.sizes(site.batch)
     keys = jax.random.split(key, layers) if layers else key
-    return Dropout(Factor(keys, site.batch), site.method.dropout)
+    return Dropout(Factor(keys, site.batch), Factor(keep, ()))

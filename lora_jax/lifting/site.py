@@ -18,11 +18,13 @@ from lora_jax.lifting.roles import Weight
 class Method(Protocol):
     """How ΔW is described: arrays to learn, and the delta they make.
 
-    A method may define two attributes more:
+    A method may define more:
 
     * `frozen`, a tuple of names of its arrays that never train (default: none);
     * `elementwise`, whether it fits arrays that have no input and output side, such as biases and
       the scales of norms (default: False);
+    * an array named `keep` among its arrays, the share of inputs that dropout keeps, instead of
+      what `dropout` says (many adapters of different rates in one program);
     * `bias_delta(arrays, bias)`, what the same arrays do to the bias of the same module (default:
       nothing).
     """

@@ -131,10 +131,16 @@ class LoRA:
         return jax.random.uniform(key, shape, self.dtype, -bound, bound)
 
     def delta(self, arrays: Mapping[str, Any], weight: Weight) -> Delta:
-        """``ΔW = scale · Σ_rank a[…, rank] · b[rank, …]``."""
+        """``ΔW = scale · Σ_rank a[…, rank] · b[rank, …]``.
+
+        An array `scale` among the arrays, without axes or ``(layers, rank)``, is used instead of
+        the method's own: so adapters of different scales run in one program.
+        """
         a = Factor(arrays["a"], (*weight.batch, *weight.ins, "rank"))
         b = Factor(arrays["b"], (*weight.batch, "rank", *weight.outs))
-        return Delta(terms=((a, b, self._scale_factor(weight)),))
+        own = arrays.get("scale")
+        scale = self._scale_factor(weight) if own is None else _as_scale(own, weight)
+        return Delta(terms=((a, b, scale),))
 
     def _scale_factor(self, weight: Weight) -> Factor:
         """The scale, not rounded to the factors' dtype; over layers and ranks where they differ."""
@@ -142,7 +148,7 @@ class LoRA:
         scales = self.layer_scales(layers)
         if scales is None:
             return Factor(jnp.asarray(self.scale, float), ())
-        return Factor(jnp.asarray(scales, float), (weight.batch[0], "rank"))
+        return _as_scale(jnp.asarray(scales, float), weight)
 
     def _check(self, weight: Weight) -> None:
         check_fits(self.rank, weight, "LoRA")
@@ -159,3 +165,7 @@ class LoRA:
         alpha = f"alpha={self.alpha:g}" if self.alphas is None else f"alphas={self.alphas}"
         dropout = f", dropout={self.dropout:g}" if self.dropout else ""
         return f"{kind}({rank}, {alpha}{dropout})"
+
+
+def _as_scale(array: Any, weight: Weight) -> Factor:
+    return Factor(array, (weight.batch[0], "rank") if array.ndim else ())

@@ -37,6 +37,9 @@ from lora_jax.training.sharding import (
 from lora_jax.training.sinks import Sink, TensorBoard, WandB
 from lora_jax.training.state import TrainState, init_state
 from lora_jax.training.step import make_step
+from lora_jax.training.sweep import Sweep, make_sweep
+from lora_jax.training.sweep_members import Member, make_members
+from lora_jax.training.sweep_train import MemberRun, SweepResult, train_sweep
 from lora_jax.training.unstack import Unstacked, unstack
 from lora_jax.training.workdir import open_workdir, write_json
 
@@ -47,11 +50,15 @@ __all__ = [
     "LORA",
     "Best",
     "Checkpoints",
+    "Member",
+    "MemberRun",
     "Optimizer",
     "Result",
     "Shardings",
     "Sink",
     "Speed",
+    "Sweep",
+    "SweepResult",
     "TensorBoard",
     "TogetherError",
     "TrainState",
@@ -66,10 +73,12 @@ __all__ = [
     "join",
     "label",
     "lora_plus",
+    "make_members",
     "make_mesh",
     "make_optimizer",
     "make_schedule",
     "make_step",
+    "make_sweep",
     "on_mesh",
     "open_workdir",
     "peak_memory",
@@ -83,6 +92,7 @@ __all__ = [
     "summary",
     "together",
     "train",
+    "train_sweep",
     "unstack",
     "variable_shardings",
     "versions",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -14,6 +15,7 @@ from lora_jax.evaluation import find_metric
 from lora_jax.hub import Pretrained
 from lora_jax.lifting import Lifted
 from lora_jax.models.heads import classify, init_classifier, pool
+from lora_jax.training.sweep_members import Member, by_task
 
 Variables = Mapping[str, Any]
 Batch = Mapping[str, Any]
@@ -52,7 +54,10 @@ def make_outputs(base: Pretrained, lifted: Lifted | None, pooling: str) -> Outpu
             hidden = apply(variables["params"], *inputs)
         else:
             hidden = lifted(variables["params"], variables["adapter"], *inputs, rng=rng)
-        return classify(variables["head"], pool(hidden, batch["mask"], pooling))
+        found = classify(variables["head"], pool(hidden, batch["mask"], pooling))
+        if "classes" in variables:  # a member of a sweep, whose head is filled up
+            found = jnp.where(jnp.arange(found.shape[-1]) < variables["classes"], found, -jnp.inf)
+        return found
 
     return outputs
 
@@ -75,3 +80,36 @@ def score(
     found = np.concatenate([np.asarray(outputs(variables, b))[:real] for b, real in batches])
     predicted = found.argmax(-1) if task.classes else found[:, 0]
     return {task.metric: find_metric(task.metric)(predicted, examples["label"])}
+
+
+def score_members(
+    outputs: Outputs,
+    members: Sequence[Member],
+    tasks: Mapping[str, Task],
+    sets: Mapping[str, Examples],
+    batch_size: int,
+    variables: Variables,
+) -> dict[str, dict[str, float]]:
+    """Computes the metric of its task for each member of a sweep, for all of a task at once.
+
+    Args:
+      outputs: `sweep.outputs(make_outputs(base, sweep.lifted, pooling))`.
+      members: of the sweep.
+      tasks: by the names that the members have for them.
+      sets: their examples, by the same names.
+      batch_size: rows of a batch.
+      variables: of all members.
+
+    Returns:
+      The metric by the name of each member, as `train_sweep` takes it from `evaluate`.
+    """
+    scores = {}
+    for name, index in by_task(members).items():
+        task, examples = tasks[name], sets[name]
+        batches = evaluation_batches(examples, batch_size)
+        parts = [np.asarray(outputs(variables, b, index))[:, :real] for b, real in batches]
+        for i, found in zip(index, np.concatenate(parts, axis=1), strict=True):
+            predicted = found.argmax(-1) if task.classes else found[:, 0]
+            value = find_metric(task.metric)(predicted, examples["label"])
+            scores[members[i].name] = {task.metric: value}
+    return scores

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +16,7 @@ from lora_jax.data import Examples, evaluation_batches
 from lora_jax.hub import Pretrained
 from lora_jax.lifting import Lifted
 from lora_jax.training.cross_entropy import CHUNK, cross_entropy
+from lora_jax.training.sweep_members import Member, by_task
 
 Variables = Mapping[str, Any]
 Batch = Mapping[str, Any]
@@ -153,9 +154,51 @@ def score(
     """
     totals = np.zeros(3)
     for batch, real in evaluation_batches(examples, batch_size):
-        found = (np.asarray(x, np.float64)[:real] for x in outputs(variables, batch))
-        loss, right, weight = found
-        totals += ((loss * weight).sum(), (right * weight).sum(), weight.sum())
+        totals += _totals(outputs(variables, batch), real)
+    return _scores(totals)
+
+
+def score_members(
+    outputs: Outputs,
+    members: Sequence[Member],
+    sets: Mapping[str, Examples],
+    batch_size: int,
+    variables: Variables,
+) -> dict[str, dict[str, float]]:
+    """Scores each member of a sweep on the examples of its task, all of a task at once.
+
+    Args:
+      outputs: `sweep.outputs(make_outputs(base, sweep.lifted))`.
+      members: of the sweep.
+      sets: examples, by the names that the members have for their tasks.
+      batch_size: rows of a batch.
+      variables: of all members.
+
+    Returns:
+      What `score` returns, by the name of each member: as `train_sweep` takes it from `evaluate`.
+
+    Raises:
+      ValueError: no token of a task is trained.
+    """
+    scores = {}
+    for task, index in by_task(members).items():
+        totals = np.zeros((len(index), 3))
+        for batch, real in evaluation_batches(sets[task], batch_size):
+            loss, right, weight = map(np.asarray, outputs(variables, batch, index))
+            for i in range(len(index)):
+                totals[i] += _totals(Predictions(loss[i], right[i], weight[i]), real)
+        for i, own in zip(index, totals, strict=True):
+            scores[members[i].name] = _scores(own)
+    return scores
+
+
+def _totals(found: Predictions, real: int) -> np.ndarray:
+    """The sums of losses, of right answers and of weights over the first rows."""
+    loss, right, weight = (np.asarray(x, np.float64)[:real] for x in found)
+    return np.array([(loss * weight).sum(), (right * weight).sum(), weight.sum()])
+
+
+def _scores(totals: np.ndarray) -> dict[str, float]:
     if not totals[2]:
         raise ValueError("no token of these examples is trained: there is nothing to score")
     loss, accuracy = (totals[:2] / totals[2]).tolist()

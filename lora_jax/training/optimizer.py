@@ -54,8 +54,8 @@ class Group:
     """
 
     name: str = "adamw"
-    multiplier: float = 1.0
-    weight_decay: float = 0.0
+    multiplier: float | jax.Array = 1.0
+    weight_decay: float | jax.Array = 0.0
     b1: float | None = None
     b2: float | None = None
     eps: float | None = None
@@ -143,8 +143,25 @@ def make_optimizer(
       >>> sorted(x.shape for x in jax.tree.leaves(state))
       [(), (), (), (3,), (3,)]
     """
-    schedule = make_schedule(config, steps, tokens_per_step)
+    settled, labels = settle(config, labels)
+    return assemble(settled, labels, steps, tokens_per_step)
+
+
+def settle(config: Config, labels: PyTree) -> tuple[OptimizerConfig, PyTree]:
+    """Works out the settings of every label that trains, with those of LoRA+.
+
+    Args:
+      config: as for `make_optimizer`.
+      labels: the label tree of `labels.label`.
+
+    Returns:
+      The settings, with a whole group for each label, and the labels, B's being apart in LoRA+.
+
+    Raises:
+      ValueError: as `make_optimizer`.
+    """
     parsed = _parse(OptimizerConfig, as_json(config), "optimizer")
+    _check_choice(SCHEDULES, parsed.schedule, "optimizer.schedule")
     if parsed.lora_plus:
         labels, faster = lora_plus(labels, parsed.lora_plus)
         parsed = _with_groups_of_lora_plus(parsed, faster)
@@ -156,16 +173,28 @@ def make_optimizer(
             raise ValueError(
                 f"optimizer.groups.{name}: no such label; labels that train: {trained}"
             )
-    decayed = _decayed(labels, parsed.no_decay)
-    groups = {name: _group_transform(_group(parsed, name), decayed) for name in trained}
+    groups = {name: vars(_group(parsed, name)) for name in trained}
+    return dataclasses.replace(parsed, groups=groups), labels
+
+
+def assemble(
+    config: OptimizerConfig, labels: PyTree, steps: int, tokens_per_step: float | None = None
+) -> Optimizer:
+    """Builds an optimiser from what `settle` returns; see `make_optimizer`.
+
+    Learning rate, multipliers and weight decays may be arrays without axes, also within `jax.vmap`.
+    """
+    schedule = build_schedule(config, steps, tokens_per_step)
+    decayed = _decayed(labels, config.no_decay)
+    groups = {name: _group_transform(Group(**own), decayed) for name, own in config.groups.items()}
     trainable_labels = jax.tree.map(lambda name: None if name == FROZEN else name, labels)
     transform = optax.chain(
-        optax.identity() if parsed.clip is None else optax.clip_by_global_norm(parsed.clip),
+        optax.identity() if config.clip is None else optax.clip_by_global_norm(config.clip),
         optax.partition(groups, trainable_labels),
         optax.scale_by_learning_rate(schedule),
-        track_average(parsed.ema) if parsed.ema else optax.identity(),
+        track_average(config.ema) if config.ema else optax.identity(),
     )
-    guarded = guard(transform, parsed.spike)
+    guarded = guard(transform, config.spike)
     return Optimizer(guarded.init, guarded.update, schedule)
 
 

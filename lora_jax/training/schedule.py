@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 
 import optax
+from jax import Array
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,7 @@ class ScheduleConfig:
       final: where the schedule ends, as a fraction of the peak.
     """
 
-    learning_rate: float = 1e-3
+    learning_rate: float | Array = 1e-3
     schedule: str = "linear"
     warmup: int | float = 0.06
     warmup_tokens: int = 0

@@ -50,7 +50,7 @@ class Rebased(LoRA):
 
     def delta(self, arrays: Mapping[str, Any], weight: Weight) -> Delta:
         """``ΔW = s·(A·B − A₀·B₀)``, as one product of rank 2r."""
-        plain = super().delta(self.plain(arrays, weight), weight)
+        plain = super().delta({**arrays, **self.plain(arrays, weight)}, weight)
         return dataclasses.replace(plain, terms=tuple(map(_doubled_scale, plain.terms)))
 
     def plain(self, arrays: Mapping[str, Any], weight: Weight) -> dict[str, Any]:
