@@ -186,13 +186,13 @@ def score_members(
         for batch, real in evaluation_batches(sets[task], batch_size):
             loss, right, weight = map(np.asarray, outputs(variables, batch, index))
             for i in range(len(index)):
-                totals[i] += _totals(Predictions(loss[i], right[i], weight[i]), real)
+                totals[i] += _totals((loss[i], right[i], weight[i]), real)
         for i, own in zip(index, totals, strict=True):
             scores[members[i].name] = _scores(own)
     return scores
 
 
-def _totals(found: Predictions, real: int) -> np.ndarray:
+def _totals(found: Sequence[Any], real: int) -> np.ndarray:
     """The sums of losses, of right answers and of weights over the first rows."""
     loss, right, weight = (np.asarray(x, np.float64)[:real] for x in found)
     return np.array([(loss * weight).sum(), (right * weight).sum(), weight.sum()])
@@ -202,4 +202,5 @@ def _scores(totals: np.ndarray) -> dict[str, float]:
     if not totals[2]:
         raise ValueError("no token of these examples is trained: there is nothing to score")
     loss, accuracy = (totals[:2] / totals[2]).tolist()
-    return {"loss": loss, "perplexity": math.exp(loss), "token_accuracy": accuracy}
+    perplexity = math.exp(loss) if loss < 700 else math.inf  # a run that diverged is scored too
+    return {"loss": loss, "perplexity": perplexity, "token_accuracy": accuracy}

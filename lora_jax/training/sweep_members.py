@@ -76,7 +76,7 @@ def check_members(members: Sequence[Member]) -> None:
 def by_task(members: Sequence[Member]) -> dict[str, np.ndarray]:
     """The numbers of the members of each task.
 
-    >>> by_task([Member(name="a", task="x"), Member(name="b", task="y"), Member(name="c", task="x")])
+    >>> by_task([Member(name=name, task=task) for name, task in ("ax", "by", "cx")])
     {'x': array([0, 2]), 'y': array([1])}
     """
     tasks = np.array([member.task for member in members])
