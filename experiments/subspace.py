@@ -1,0 +1,275 @@
+"""What did LoRA learn? Subspaces of adapters against chance, amplification, spectra, intruders.
+
+    python -m experiments.subspace --config=configs/subspace.py --workdir=runs/subspace
+
+trains adapters of several ranks and seeds on one pretrained encoder and compares what they learnt
+(Hu et al. 2021, sections 7.2 and 7.3). Of adapters that exist, in PEFT's files,
+
+    python -m experiments.subspace --config=configs/subspace.py --workdir=runs/theirs
+        --config.model.path=DIR --config.adapters=DIR,DIR
+
+compares these, and trains nothing. The same command goes on from the adapters that are finished.
+Writes config.json, metrics.jsonl, adapters/, phi.npz, results.json and report.html.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+from rich.console import Console
+
+import lora_jax as lora
+from experiments.encoder_adapters import (
+    TaskSets,
+    Trainer,
+    check_seeds,
+    load_sets,
+    read_adapter,
+    save_adapter,
+)
+from experiments.launch import launch
+from experiments.subspace_measures import Pair, compare_pairs, measure_adapter
+from experiments.subspace_report import write_report
+from lora_jax import hub, training
+from lora_jax.analysis.change import SIDES
+from lora_jax.analysis.compare import Adapter, describe_adapter, shared_paths
+from lora_jax.data.names import known
+from lora_jax.reports import plan
+from lora_jax.training.metrics import read_rows
+
+
+def defaults() -> ConfigDict:
+    """Every setting of the study; a config overrides some of them."""
+    config = ConfigDict()
+    config.model = ConfigDict({"name": "", "path": "", "sha256": "", "dtype": "float32"})
+    config.adapters = ()  # directories of PEFT's files: compared as they are, nothing is trained
+    config.task = ConfigDict({"name": "docstrings"})
+    config.task.options = ConfigDict({"train_per_topic": 120, "test_per_topic": 40})
+    config.pooling = "mean"
+    config.length = 24  # tokens of an example
+    config.targets = ("q_proj", "v_proj")
+    config.ranks = (8, 64)
+    config.alpha = 16.0  # of every rank: the scale is alpha/rank
+    config.seeds = (0, 1, 2, 3, 4)
+    config.steps = 180
+    config.batch_size = 8
+    config.optimizer = ConfigDict({"name": "adamw", "learning_rate": 2e-3, "schedule": "linear"})
+    config.optimizer.update(warmup=0.1, weight_decay=0.01, clip=1.0)
+    config.optimizer.groups = ConfigDict({"head": {"multiplier": 10.0}})
+    config.evaluation_batch_size = 96
+    config.sides = ("a", "in")  # what is compared: A, B, or ΔW on the side of in- or outputs
+    config.energy = 0.9  # the share that the effective rank by energy holds
+    config.intruders = ConfigDict({"top": 10, "threshold": 0.5})
+    config.lock()
+    return config
+
+
+class Run(NamedTuple):
+    """An adapter to compare; those trained here have a rank, a seed, a score and their start."""
+
+    adapter: Adapter
+    rank: int = 0
+    seed: int = 0
+    score: float | None = None
+    start: Adapter | None = None
+
+
+def main(config: ConfigDict, workdir: Path | None) -> None:
+    """Compares adapters, or prints the plan if there is no workdir."""
+    started, console = time.perf_counter(), Console(highlight=False, soft_wrap=True)
+    check(config)
+    base = hub.load_model(
+        config.model.path, dtype=config.model.dtype, sha256=config.model.sha256 or None
+    )
+    folders = directories(config)
+    if folders:
+        runs = load_runs(folders, base)
+        shared_paths([run.adapter for run in runs])
+        if workdir is None:
+            for run in runs:
+                console.print(f"{run.adapter.name}\n{run.adapter.lifted}", markup=False)
+            return
+        training.open_workdir(workdir, config.to_dict())
+    else:
+        lifts = make_lifts(config, base)
+        sets = load_sets(config.task.name, config.task.options.to_dict(), base, config.length)
+        if workdir is None:
+            print_plan(console, config, base, lifts, sets)
+            return
+        training.open_workdir(workdir, config.to_dict())
+        runs = train_runs(config, base, lifts, sets, workdir, console)
+
+    # ---- What they share, and how each stands to W
+    console.print("comparing")
+    grids = compare_pairs(make_pairs(runs), config.sides, jax.random.key(0))
+    measures = [
+        measure_adapter(run.adapter, base.params, config.energy, config.intruders.to_dict())
+        for run in runs
+    ]
+    write_report(workdir, config, runs, grids, measures)
+    console.print(f"{workdir / 'report.html'} | {time.perf_counter() - started:.0f} s")
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses what could only fail after training."""
+    if not config.sides:
+        raise ValueError(f"sides = (): name one or more of {', '.join(SIDES)}")
+    for side in config.sides:
+        known(side, SIDES, "side")
+    if not 0 < config.energy <= 1:
+        raise ValueError(f"energy = {config.energy}: a share in (0, 1] is needed")
+    if config.intruders.top < 1 or not 0 <= config.intruders.threshold <= 1:
+        raise ValueError(
+            f"intruders.top = {config.intruders.top} and intruders.threshold = "
+            f"{config.intruders.threshold}: at least 1, and in [0, 1], are needed"
+        )
+    if directories(config):
+        return
+    check_seeds(config.seeds, least=2)  # one seed has no other to be compared with
+    if not config.ranks or len(set(config.ranks)) < len(config.ranks) or min(config.ranks) < 1:
+        raise ValueError(f"ranks = {config.ranks}: name one or more different ranks from 1")
+    if config.steps < 1:
+        raise ValueError(f"steps = {config.steps}: at least 1 is needed")
+
+
+def directories(config: ConfigDict) -> list[Path]:
+    """The directories of adapters: a flag on the command line gives one string with commas."""
+    return [Path(name) for name in ",".join(config.adapters).split(",") if name]
+
+
+def load_runs(folders: list[Path], base: hub.Pretrained) -> list[Run]:
+    """Lifts the model as each adapter asks for, and decomposes it."""
+    names = [folder.name for folder in folders]
+    if len(set(folders)) < len(folders):
+        raise ValueError(f"adapters = {[str(f) for f in folders]}: some are the same directory")
+    if len(set(names)) < len(names):
+        names = [str(folder) for folder in folders]
+    ids = jax.ShapeDtypeStruct((1, 8), jnp.int32)
+    inputs = (ids,) if hasattr(base.config, "eos_ids") else (ids, ids)  # a decoder, or an encoder
+    runs = []
+    for name, folder in zip(names, folders, strict=True):
+        lifted, factors = hub.lift_peft(folder, base.apply, base.params, *inputs)
+        runs.append(Run(describe_adapter(name, lifted, base.params, factors)))
+    return runs
+
+
+def make_lifts(config: ConfigDict, base: hub.Pretrained) -> dict[int, lora.Lifted]:
+    """The lifted encoder of each rank."""
+    ids = jax.ShapeDtypeStruct((config.batch_size, config.length), jnp.int32)
+    lifts = {}
+    for rank in config.ranks:
+        method = lora.LoRA(rank=rank, alpha=config.alpha)
+        lifts[rank] = lora.lift(
+            base.apply, base.params, ids, ids, ids, method=method, targets=config.targets
+        )
+    return lifts
+
+
+def train_runs(
+    config: ConfigDict,
+    base: hub.Pretrained,
+    lifts: dict[int, lora.Lifted],
+    sets: TaskSets,
+    workdir: Path,
+    console: Console,
+) -> list[Run]:
+    """Trains each rank with each seed, but for the adapters that an earlier start finished."""
+    log, runs = workdir / "metrics.jsonl", []
+    for rank, lifted in lifts.items():
+        trainer = Trainer(config, sets, base, lifted)
+        for seed in config.seeds:
+            name = f"r{rank}-seed{seed}"
+            folder = workdir / "adapters" / name
+            start = jax.eval_shape(trainer.init, jax.random.key(seed))
+            variables = read_adapter(folder, base, lifted, start["head"])
+            if variables is None:
+                console.print(name)
+                variables, rows = trainer.train(seed)
+                with log.open("a", encoding="utf-8") as file:
+                    file.writelines(json.dumps({"name": name, **row}) + "\n" for row in rows)
+                save_adapter(folder, base, lifted, variables)
+            describe = lambda name, factors, lifted=lifted: describe_adapter(
+                name, lifted, base.params, factors
+            )
+            runs.append(
+                Run(
+                    describe(name, variables["adapter"]),
+                    rank,
+                    seed,
+                    last_score(log, name, sets.task.metric),
+                    describe(f"{name} at its start", initial_factors(trainer, seed)),
+                )
+            )
+    return runs
+
+
+def initial_factors(trainer: Trainer, seed: int) -> Any:
+    """The factors that a seed starts from."""
+    return jax.jit(lambda key: trainer.init(key)["adapter"])(jax.random.key(seed))
+
+
+def last_score(log: Path, name: str, metric: str) -> float:
+    """The score of a finished run; of one that was killed and made again, the last."""
+    found = [row for row in read_rows(log) if row["name"] == name and f"eval/{metric}" in row]
+    return float(found[-1][f"eval/{metric}"])
+
+
+def make_pairs(runs: list[Run]) -> list[Pair]:
+    """Which adapters are compared, and what that shows."""
+    pairs = [Pair("against random", run.adapter, None, group=str(run.rank or "")) for run in runs]
+    if not runs[0].rank:
+        return [
+            *(Pair("one another", a.adapter, b.adapter) for a, b in combinations(runs, 2)),
+            *pairs,
+        ]
+    ranks = sorted({run.rank for run in runs})
+    by = {(run.rank, run.seed): run for run in runs}
+    seeds = sorted({run.seed for run in runs})
+    for small, large in combinations(ranks, 2):
+        pairs += [
+            Pair("ranks", by[small, s].adapter, by[large, s].adapter, group=f"{small} and {large}")
+            for s in seeds
+        ]
+    # Each seed with the next, around the ring: independent starts, and each adapter twice.
+    ring = list(zip(seeds, [*seeds[1:], seeds[0]], strict=True))
+    ring = ring[:1] if len(seeds) == 2 else ring  # two seeds are one pair
+    for rank in ranks:
+        pairs += [
+            Pair("seeds", by[rank, a].adapter, by[rank, b].adapter, group=str(rank))
+            for a, b in ring
+        ]
+        pairs += [
+            # Of A alone: B starts at zero, so ΔW has no directions yet.
+            Pair("own start", by[rank, s].adapter, by[rank, s].start, str(rank), sides=("a",))
+            for s in seeds
+        ]
+    return pairs
+
+
+def print_plan(
+    console: Console,
+    config: ConfigDict,
+    base: hub.Pretrained,
+    lifts: dict[int, lora.Lifted],
+    sets: TaskSets,
+) -> None:
+    """Says what would be trained and compared."""
+    console.print(plan.describe_task(sets.task, sets.train, base.tokenizer), markup=False)
+    console.print(f"{len(lifts)} ranks x {len(config.seeds)} seeds x {config.steps} steps")
+    for rank, lifted in lifts.items():
+        trainer = Trainer(config, sets, base, lifted)
+        state, frozen = jax.eval_shape(trainer.start, jax.random.key(0))
+        batch = {name: values[: config.batch_size] for name, values in sets.train.items()}
+        console.print(f"\nrank {rank}: {plan.describe_cost(trainer.step, state, frozen, batch)}")
+        console.print(str(lifted), markup=False)
+
+
+if __name__ == "__main__":
+    launch(main)
