@@ -2,16 +2,16 @@
 
     python -m experiments.pretrain --config=configs/pretrain.py --workdir=runs/pretrain
 
-Llama's shapes, 984,192 parameters, with 1,024 tokens learnt from the source of the standard library,
-which it then models: 600 steps of 2,048 tokens, a third of one pass. On 512 rows (65,536 tokens) of
-files held out, in nats a token:
+Llama's shapes, 984,192 parameters, with 1,024 tokens learnt from the source of the standard
+library, which it then models: 600 steps of 2,048 tokens, a third of one pass. On 512 rows (65,536
+tokens) of files held out, in nats a token:
 
     every token equally likely     6.931
     frequencies of tokens alone    5.944
     this model                     3.545    2.03 bits a character, 26.8 % of the tokens right
 
-Measured on 2026-11-26 on two busy cores of an Intel Xeon with AMX, with Python 3.11.7 and JAX 0.10.2:
-315 s of processor time. The sha256 of
+Measured on 2026-11-26 on two busy cores of an Intel Xeon with AMX, with Python 3.11.7 and JAX
+0.10.2: 315 s of processor time. The sha256 of
 
     the texts        b9a54961bd3b9f611f1cd1e437b9394d93e6e35da4eba653c4aa3b327dd226e0
     tokenizer.json   008faefac0214d5f5f7f5439ff340ce72b2fdf1c254e88904940a423d091c8a9

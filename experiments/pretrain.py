@@ -205,14 +205,15 @@ def read_corpus(config: ConfigDict, directory: Path) -> Corpus:
     rows, held_out = (
         cut_stream(tokenizer.encode_ragged(side), config.length, end) for side in (train, test)
     )
+    evaluated = spread(held_out, config.evaluation_rows)
     characters, tokens = sum(map(len, test)), sum(map(len, tokenizer.encode_ragged(test)))
     return Corpus(
         task=task,
         tokenizer=tokenizer,
         train=rows,
-        test=spread(held_out, config.evaluation_rows),
+        test=evaluated,
         tokens_per_character=tokens / characters,
-        unigram_loss=unigram_loss(rows["ids"], held_out["ids"], config.vocab_size),
+        unigram_loss=unigram_loss(rows["ids"], evaluated["ids"], config.vocab_size),
         sha256=hashlib.sha256("\0".join(train).encode()).hexdigest(),
     )
 
