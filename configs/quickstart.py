@@ -47,9 +47,9 @@ def get_config() -> ConfigDict:
     config.steps = 180  # each of the 1,440 examples once
     # For each way to train the best of a few, by this test set: the comparison is even, and each
     # accuracy a little flattered. All heads learn alike.
-    config.optimizers.head.learning_rate = 2e-2
-    config.optimizers.lora.learning_rate = 2e-3
-    config.optimizers.lora.groups.head.multiplier = 10.0
-    config.optimizers.full.learning_rate = 2e-4
-    config.optimizers.full.groups.head.multiplier = 100.0
+    config.rates.head = (2e-2,)
+    config.rates.lora = (2e-3,)
+    config.optimizers.lora.groups.head.learning_rate = 2e-2
+    config.rates.full = (2e-4,)
+    config.optimizers.full.groups.head.learning_rate = 2e-2
     return config

@@ -1,63 +1,46 @@
-"""Which modules should LoRA adapt? Accuracy against latency for several sets of target modules.
+"""Which modules should LoRA adapt? Sets of target modules under three controls.
 
     python -m experiments.target_modules --config=configs/quickstart.py --workdir=runs/quickstart
 
-Each set is trained with several seeds on one frozen pretrained base, beside two references: the
-head alone, and full fine-tuning. A run that is finished is kept: the same command goes on from
-there. Writes config.json, metrics.jsonl, results.json and report.html.
+Sets are compared at equal rank, at an equal number of parameters, and at an equal measured latency.
+Each is trained with several seeds on one frozen pretrained base, beside two references: the head
+alone (of a decoder, the base as it is), and full fine-tuning. Learning rates are chosen for each
+set by the loss on a validation part; the test set is looked at only afterwards. What is finished
+is kept: the same command goes on from there. Writes config.json, latency.json, metrics.jsonl,
+results.json and report.html.
 """
 
 from __future__ import annotations
 
-import json
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
 
 import lora_jax as lora
 from experiments.launch import launch
-from experiments.target_modules_report import REFERENCES, Outcome, print_outcomes, write_report
-from lora_jax import hub, training
-from lora_jax.data import Examples, Task, encode, evaluation_batches, load_task, training_batches
-from lora_jax.evaluation import Latency, mean_interval, measure_latency
-from lora_jax.reports import plan
-from lora_jax.training.classifier import Outputs, init_variables, loss, make_outputs, score
-from lora_jax.training.metrics import Row, read_rows
+from experiments.target_modules_bench import Bench, load
+from experiments.target_modules_latency import (
+    keep_or_measure,
+    ranks_of_equal_latency,
+    timed_ranks,
+)
+from experiments.target_modules_outcome import BASE, FULL, HEAD, Outcome
+from experiments.target_modules_report import print_study, write_report
+from experiments.target_modules_runs import Lifts, Log, Run, parameters_of, train_missing
+from lora_jax import training
+from lora_jax.analysis import ranks_of_equal_parameters
+from lora_jax.data.names import known
+from lora_jax.evaluation import ResponseTimes
+from lora_jax.reports import read_results
 from lora_jax.training.progress import peak_memory
-from lora_jax.training.workdir import write_text
 
-HEAD, FULL = REFERENCES
-Runs = dict[tuple[str, int], Sequence[Row]]  # (name of a choice, seed) -> its metrics
-
-
-class Choice(NamedTuple):
-    """What is trained: an adapter and the head, the head alone, or everything.
-
-    Attributes:
-      name: "o_proj+fc2", or one of the references.
-      lifted: the encoder with an adapter, if it has one.
-      labels: which variables train.
-      trainable: how many parameters those are.
-      optimizer: of these labels.
-      step: one update, compiled once for all seeds.
-      outputs: the function that is trained.
-    """
-
-    name: str
-    lifted: lora.Lifted | None
-    labels: Any
-    trainable: int
-    optimizer: training.Optimizer
-    step: Any
-    outputs: Outputs
+CONTROLS = ("rank", "parameters", "latency")
 
 
 def defaults() -> ConfigDict:
@@ -65,29 +48,47 @@ def defaults() -> ConfigDict:
     config = ConfigDict()
     config.task = ConfigDict({"name": "docstrings"})
     config.task.options = ConfigDict({"train_per_topic": 100, "test_per_topic": 40})
+    config.metric = ""  # the task's own; or another that it has
     config.model = ConfigDict({"name": "", "path": "", "sha256": ""})
     config.model.update(dtype="float32", scan=True)
     config.pooling = "mean"
     config.length = 32  # tokens of an example
+    config.new_tokens = 128  # at most, of an answer that is scored
+    config.train_examples = 4000  # at most; 0: all
+    config.validation_examples = 200
+    config.test_examples = 0  # at most; 0: all
+
     config.target_sets = ("q_proj+v_proj", "o_proj", lora.ALL_LINEAR)
+    config.controls = ("rank",)  # and "parameters", "latency"
     config.method = ConfigDict({"rank": 8, "alpha": 16.0, "dropout": 0.0})
+    # As many parameters as this set has at this rank, and at most so much slower than the base.
+    config.equal_parameters = ConfigDict({"targets": lora.ALL_LINEAR, "rank": 4})
+    config.equal_latency = ConfigDict({"over_base": 0.1, "ranks": (2, 8, 32)})
+    config.budgets = ConfigDict({"parameters": (40_000, 100_000, 200_000)})
+    config.budgets.over_base = (0.05, 0.1, 0.2)
+
     config.seeds = (0, 1, 2)
     config.steps = 100
     config.batch_size = 16
     config.optimizers = ConfigDict()
-    config.optimizers.lora = _adamw(learning_rate=1e-3, head=5.0)
-    config.optimizers.head = _adamw(learning_rate=5e-3)
-    config.optimizers.full = _adamw(learning_rate=2e-4, head=25.0)
+    config.optimizers.lora = _adamw(head=5e-3)
+    config.optimizers.head = _adamw()
+    config.optimizers.full = _adamw(head=5e-3)
+    # To choose from, for each set and reference; of a single one nothing is to be chosen.
+    config.rates = ConfigDict({"lora": (1e-3,), "head": (5e-3,), "full": (2e-4,)})
+    config.rate_seeds = (0,)
+    config.rates_of = ""  # directory of a finished study whose choice of rates is taken over
     config.evaluation_batch_size = 96
-    config.latency = ConfigDict({"batch_size": 1, "rounds": 50})
+    config.latency = ConfigDict({"batch_size": 1, "rounds": 50, "new_tokens": 32})
     config.lock()
     return config
 
 
-def _adamw(learning_rate: float, head: float = 1.0) -> ConfigDict:
-    config = ConfigDict({"name": "adamw", "learning_rate": learning_rate, "schedule": "linear"})
+def _adamw(head: float | None = None) -> ConfigDict:
+    """The rate is that of the run; a head, which starts from nothing, has one of its own."""
+    config = ConfigDict({"name": "adamw", "schedule": "linear"})
     config.update(warmup=0.1, weight_decay=0.01, clip=1.0)
-    config.groups = ConfigDict({"head": {"multiplier": head}})  # the head starts from nothing
+    config.groups = ConfigDict({"head": {"learning_rate": head}} if head else {})
     return config
 
 
@@ -96,211 +97,200 @@ def main(config: ConfigDict, workdir: Path | None) -> None:
     started, console = time.perf_counter(), Console(highlight=False, soft_wrap=True)
     check(config)
 
-    # ---- The task, the frozen base, and what is compared on it
-    task = load_task(config.task.name, config.task.options)
-    base = hub.load_model(
-        config.model.path,
-        dtype=config.model.dtype,
-        sha256=config.model.sha256 or None,
-        scan=config.model.scan,
-    )
-    train_set = encode(task.train, base.tokenizer, config.length)
-    test_set = encode(task.test, base.tokenizer, config.length)
-    choices = make_choices(config, task, base, train_set)
-    console.print(
-        f"{len(choices)} choices x {len(config.seeds)} seeds x {config.steps} steps of "
-        f"{config.batch_size} examples of {config.length} tokens"
-    )
+    # ---- The task, the frozen base, and the ranks of each set that need no measurement
+    bench = load(config)
+    sets, controls = listed(config.target_sets), listed(config.controls)
+    lifts = Lifts(config, bench)
+    ranks = ranks_before_timing(config, sets, lifts)
     if workdir is None:
-        print_plan(console, config, task, base, choices, train_set)
+        print_plan(console, config, bench, lifts, ranks)
         return
-
-    # ---- Training: every choice with every seed, but for the runs that an earlier start finished
     training.open_workdir(workdir, config.to_dict())
-    log = workdir / "metrics.jsonl"
-    runs = keep_finished_runs(log)
-    for choice in choices:
-        missing = [seed for seed in config.seeds if (choice.name, seed) not in runs]
-        if len(missing) < len(config.seeds):
-            console.print(f"{choice.name}: {len(config.seeds) - len(missing)} seeds done before")
-        try:
-            new = train_choice(config, task, base, choice, missing, train_set, test_set)
-            for seed, rows in new:
-                runs[choice.name, seed] = rows
-                append_run(log, choice.name, seed, rows)
-        except (SystemExit, KeyboardInterrupt):
-            console.print(f"Finished runs are in {log}: the same command goes on from there.")
-            raise
 
-    # ---- Latency of all choices side by side, and the report
-    latencies = measure_choices(config, base, choices, test_set)
-    outcomes = [
-        make_outcome(
-            choice,
-            [runs[choice.name, seed] for seed in config.seeds],
-            task.metric,
-            latencies,
+    # ---- Latency of every set at several ranks, and from it the ranks of equal latency
+    timed = timed_ranks(config, sets, controls, ranks)
+    times = keep_or_measure(workdir / "latency.json", config, bench, lifts, timed)
+    if "latency" in controls:
+        ranks["latency"] = ranks_of_equal_latency(config, timed, times)
+        console.print(f"ranks of equal latency: {ranks['latency']}")
+
+    # ---- Learning rates: by the loss on the validation part, at equal rank
+    log = Log(workdir / "metrics.jsonl", console)
+    train = partial(train_missing, config, bench, lifts, log)
+    compared = references(bench)
+    choices = [(name, config.method.rank) for name in sets] + [(name, 0) for name in compared]
+    with log.explained():
+        train(
+            [
+                Run(name, rank, rate, seed, "validation")
+                for name, rank in choices
+                if len(rates_of(config, name)) > 1 and not config.rates_of
+                for rate in rates_of(config, name)
+                for seed in config.rate_seeds
+            ]
         )
-        for choice in choices
-    ]
-    write_report(workdir, config, task, outcomes)
-    print_outcomes(console, task, outcomes)
+        rates = {name: choose_rate(config, log, name) for name, _ in choices}
+
+        # ---- Each control's sets with every seed, and the references
+        for of in (*(ranks[control] for control in controls), dict.fromkeys(compared, 0)):
+            train(
+                [
+                    Run(name, rank, rates[name].chosen, seed, "test")
+                    for name, rank in of.items()
+                    for seed in config.seeds
+                ]
+            )
+
+    # ---- What came out
+    make = partial(make_outcome, config, bench, lifts, log, rates, times)
+    study = {c: [make(name, rank) for name, rank in ranks[c].items()] for c in controls}
+    others = [make(name, 0) for name in compared]
+    write_report(workdir, config, bench, study, others, rates, times)
+    print_study(console, config, bench, study, others)
     seconds, memory = time.perf_counter() - started, peak_memory() / 2**30
     console.print(f"{workdir / 'report.html'} | {seconds:.0f} s | {memory:.2f} GiB at most")
 
 
+class Rate(NamedTuple):
+    """The learning rate of a choice, and the validation loss of each that was tried."""
+
+    chosen: float
+    losses: Mapping[float, float]
+
+
 def check(config: ConfigDict) -> None:
     """Refuses what could only fail after hours."""
-    seeds = list(config.seeds)
-    if not seeds or len(set(seeds)) < len(seeds) or any(type(seed) is not int for seed in seeds):
-        raise ValueError(f"seeds = {seeds}: name one or more different whole numbers")
-    if config.steps < 2:
-        raise ValueError(f"steps = {config.steps}: the first compiles, so at least 2 are needed")
+    for field in ("seeds", "rate_seeds"):
+        seeds = list(config[field])
+        different = len(set(seeds)) == len(seeds)
+        if not seeds or not different or any(type(seed) is not int for seed in seeds):
+            raise ValueError(f"{field} = {seeds}: name one or more different whole numbers")
+    for field, examples in (("controls", CONTROLS), ("target_sets", ("o_proj", "fc1+fc2"))):
+        if not listed(config[field]):
+            raise ValueError(f"no {field}: name one or more, such as {', '.join(examples)}")
+    for control in listed(config.controls):
+        known(control, CONTROLS, "control")
+    if config.steps < 1:
+        raise ValueError(f"steps = {config.steps}: at least 1 is needed")
     if config.latency.rounds < 1:
         raise ValueError(f"latency.rounds = {config.latency.rounds}: at least 1 is needed")
+    for kind, rates in config.rates.items():
+        if not rates or min(rates) <= 0:
+            raise ValueError(f"rates.{kind} = {rates}: name one or more positive learning rates")
 
 
-def make_choices(
-    config: ConfigDict, task: Task, base: hub.Pretrained, examples: Examples
-) -> list[Choice]:
-    """Makes the two references, and a choice for each set of targets; nothing is compiled yet."""
-    make = partial(make_choice, config, task, base)
-    inputs = [examples[name][: config.batch_size] for name in ("ids", "mask", "type_ids")]
-    method = lora.make_method(**config.method)
-    choices = [make(HEAD, training.HEAD_ONLY, config.optimizers.head)]
-    # A flag on the command line gives one string, such as "o_proj,q_proj+v_proj".
-    for name in dict.fromkeys(",".join(config.target_sets).split(",")):
-        targets = name.split("+")
-        lifted = lora.lift(base.apply, base.params, *inputs, method=method, targets=targets)
-        choices.append(make(name, training.LORA, config.optimizers.lora, lifted))
-    return [*choices, make(FULL, training.FULL, config.optimizers.full)]
+def listed(names: Sequence[str]) -> list[str]:
+    """Names, each once; a flag on the command line gives one string, with commas."""
+    return [name for name in dict.fromkeys(",".join(names).split(",")) if name]
 
 
-def make_choice(
-    config: ConfigDict,
-    task: Task,
-    base: hub.Pretrained,
-    name: str,
-    rules: Sequence[tuple[str, str | None]],
-    optimizer_config: ConfigDict,
-    lifted: lora.Lifted | None = None,
-) -> Choice:
-    """Makes what all seeds of a choice share."""
-    variables = jax.eval_shape(
-        partial(init_variables, base, lifted, task.outputs), jax.random.key(0)
-    )
-    labels = training.label(variables, rules, lifted.frozen if lifted else ())
-    counts = training.summary(variables, labels)
-    trainable = sum(counts.values()) - counts.get(training.FROZEN, 0)
-    optimizer = training.make_optimizer(optimizer_config, labels, config.steps)
-    outputs = make_outputs(base, lifted, config.pooling)
-    step = training.make_step(partial(loss, outputs), optimizer)
-    return Choice(name, lifted, labels, trainable, optimizer, step, outputs)
+def references(bench: Bench) -> list[str]:
+    """What the sets are compared with: a decoder has no head that could be trained alone."""
+    return [HEAD, FULL] if "head" in bench.rules else [BASE, FULL]
 
 
-def start(
-    task: Task, base: hub.Pretrained, choice: Choice, key: jax.Array
-) -> tuple[training.TrainState, Any]:
-    """Makes the state of a run, and what is frozen."""
-    variables = init_variables(base, choice.lifted, task.outputs, key)
-    return training.init_state(variables, choice.labels, choice.optimizer, key)
+def ranks_before_timing(
+    config: ConfigDict, sets: Sequence[str], lifts: Lifts
+) -> dict[str, dict[str, int]]:
+    """The rank of each set under the controls that need no measurement."""
+    ranks = {"rank": dict.fromkeys(sets, config.method.rank)}  # rates are chosen at it, too
+    if "parameters" in listed(config.controls):
+        model = config.equal_parameters
+        budget = parameters_of(lifts[model.targets, model.rank])
+        per_rank = {name: parameters_of(lifts[name, 1]) for name in sets}
+        ranks["parameters"] = ranks_of_equal_parameters(per_rank, budget)
+    for of in ranks.values():
+        for name, rank in of.items():
+            lifts[name, rank]  # says what does not fit
+    return ranks
 
 
-def train_choice(
-    config: ConfigDict,
-    task: Task,
-    base: hub.Pretrained,
-    choice: Choice,
-    seeds: Sequence[int],
-    train_set: Examples,
-    test_set: Examples,
-) -> Iterator[tuple[int, Sequence[Row]]]:
-    """Trains a choice with each seed, all by one compiled step."""
-    outputs = jax.jit(choice.outputs)
-    evaluate = partial(score, outputs, task, test_set, config.evaluation_batch_size)
-    for seed in seeds:
-        state, frozen = start(task, base, choice, jax.random.key(seed))
-        batches = training_batches(train_set, config.batch_size, seed=seed)
-        print(f"{choice.name}, seed {seed}", flush=True)
-        result = training.train(
-            choice.step, state, frozen, batches, steps=config.steps, evaluate=evaluate
-        )
-        yield seed, result.rows
+def rates_of(config: ConfigDict, name: str) -> Sequence[float]:
+    """The learning rates that a choice may have."""
+    if name == BASE:
+        return (0.0,)  # it does not train
+    return config.rates[{HEAD: "head", FULL: "full"}.get(name, "lora")]
 
 
-def keep_finished_runs(log: Path) -> Runs:
-    """Reads the log, and takes out of it what a killed run left of itself."""
-    found: dict[tuple[str, int], list[Row]] = defaultdict(list)
-    for row in read_rows(log):
-        found[row["choice"], row["seed"]].append(row)
-    # The evaluation, which has no loss, is the last row of a run.
-    runs: Runs = {run: rows for run, rows in found.items() if "loss" not in rows[-1]}
-    write_text(log, "".join(json.dumps(row) + "\n" for rows in runs.values() for row in rows))
-    return runs
+def choose_rate(config: ConfigDict, log: Log, name: str) -> Rate:
+    """The rate with the lowest validation loss, which is steadier than a metric on few examples.
+
+    It is chosen at equal rank and kept for the other ranks: scaled by α/r, an adapter's best rate
+    hardly depends on its rank (Schulman et al. 2025, "LoRA Without Regret").
+    """
+    if config.rates_of and name != BASE:
+        return rate_chosen_before(Path(config.rates_of), name)
+    rates = rates_of(config, name)
+    if len(rates) == 1:
+        return Rate(rates[0], {})
+    found: dict[float, list[float]] = {rate: [] for rate in rates}
+    for run, rows in log.runs.items():
+        if run.part == "validation" and run.name == name:
+            found[run.rate].append(rows[-1]["validation/loss"])
+    # A run that diverged has no loss, and null in the log.
+    mean = lambda losses: np.inf if None in losses else float(np.mean(losses))
+    losses = {rate: mean(losses) for rate, losses in found.items()}
+    return Rate(min(losses, key=lambda rate: losses[rate]), losses)
 
 
-def append_run(log: Path, name: str, seed: int, rows: Sequence[Row]) -> None:
-    """Adds a finished run to the log."""
-    with log.open("a") as file:
-        file.writelines(json.dumps({"choice": name, "seed": seed, **row}) + "\n" for row in rows)
-
-
-def measure_choices(
-    config: ConfigDict, base: hub.Pretrained, choices: Sequence[Choice], examples: Examples
-) -> dict[str, Latency]:
-    """Times every choice in turn, with its adapter beside the base and merged into it."""
-    batch, _ = next(evaluation_batches(examples, config.latency.batch_size))
-    batch = jax.device_put(batch)
-    without_adapter = jax.jit(make_outputs(base, None, config.pooling))
-    calls = {}
-    for choice in choices:
-        variables = init_variables(base, choice.lifted, 1, jax.random.key(0))
-        outputs, merged = without_adapter, variables
-        if choice.lifted is not None:
-            outputs = jax.jit(choice.outputs)
-            params = choice.lifted.merge(base.params, variables["adapter"])
-            merged = {"params": params, "head": variables["head"]}
-        calls[f"{choice.name}, unmerged"] = partial(outputs, variables, batch)
-        calls[f"{choice.name}, merged"] = partial(without_adapter, merged, batch)
-    return measure_latency(calls, rounds=config.latency.rounds)
+def rate_chosen_before(study: Path, name: str) -> Rate:
+    """The rate that another study, of a task with a like base, has chosen."""
+    found = read_results(study / "results.json").get("rates", {})
+    rate = found[known(name, found, f"choice with a rate in {study}")]
+    return Rate(rate["chosen"], {float(r): loss for r, loss in rate["losses"].items()})
 
 
 def make_outcome(
-    choice: Choice, runs: Sequence[Sequence[Row]], metric: str, latencies: Mapping[str, Latency]
+    config: ConfigDict,
+    bench: Bench,
+    lifts: Lifts,
+    log: Log,
+    rates: Mapping[str, Rate],
+    times: Mapping[str, ResponseTimes],
+    name: str,
+    rank: int,
 ) -> Outcome:
     """Gathers the runs of a choice, one a seed, and what it costs."""
-    scores = tuple(rows[-1][f"eval/{metric}"] for rows in runs)
+    rate = rates[name].chosen
+    runs = [log.runs[Run(name, rank, rate, seed, "test")] for seed in config.seeds]
+    base = times["base"]
     return Outcome(
-        name=choice.name,
-        trainable=choice.trainable,
-        scores=scores,
-        score=mean_interval(scores),
-        # The first step of a run may compile.
-        step_seconds=float(np.median([r["seconds"] for rows in runs for r in rows[1:-1]])),
-        unmerged=latencies[f"{choice.name}, unmerged"],
-        merged=latencies[f"{choice.name}, merged"],
+        name=name,
+        rank=rank or None,
+        parameters=lifts.parameters(name, rank),
+        rate=rate,
+        scores=tuple(rows[-1][f"eval/{bench.metric}"] for rows in runs),
+        unmerged_score=runs[0][-1].get(f"unmerged/{bench.metric}"),
         losses=[[row["loss"] for row in rows[:-1]] for rows in runs],
+        unmerged=times.get(f"{name} r{rank}", base),
+        merged=times.get(f"{name}, merged", base),
+        base=base,
     )
 
 
 def print_plan(
     console: Console,
     config: ConfigDict,
-    task: Task,
-    base: hub.Pretrained,
-    choices: Sequence[Choice],
-    train_set: Examples,
+    bench: Bench,
+    lifts: Lifts,
+    ranks: Mapping[str, Mapping[str, int]],
 ) -> None:
-    """Says what would be done: the task, the base, and the sites and the cost of each choice."""
-    console.print(plan.describe_task(task, train_set, base.tokenizer), markup=False)
-    console.print(f"base: {config.model.name}, {lora.count_parameters(base.params):,} parameters")
-    batch = next(training_batches(train_set, config.batch_size, seed=0))
-    for choice in choices:
-        state, frozen = jax.eval_shape(partial(start, task, base, choice), jax.random.key(0))
-        console.print(f"\n{choice.name}: {choice.trainable:,} trainable parameters with the head")
-        console.print(plan.describe_cost(choice.step, state, frozen, batch))
-        if choice.lifted is not None:
-            console.print(str(choice.lifted), markup=False)
+    """Says what would be done: the task, the base, the ranks of each control, and the sites."""
+    console.print(bench.about, markup=False)
+    params, sets = lora.count_parameters(bench.base.params), ranks["rank"]
+    console.print(f"base: {config.model.name}, {params:,} parameters")
+    controls, seeds = listed(config.controls), len(config.seeds)
+    console.print(
+        f"{len(sets)} sets x {seeds} seeds x {config.steps} steps of "
+        f"{config.batch_size} examples of {config.length} tokens; controls: {', '.join(controls)}"
+    )
+    for control, of in ranks.items():
+        found = ", ".join(f"{n} r{r} ({lifts.parameters(n, r):,})" for n, r in of.items())
+        console.print(f"ranks and parameters at equal {control}: {found}")
+    if "latency" in controls:
+        console.print(f"ranks at equal latency: measured, of {config.equal_latency.ranks}")
+    for name, rank in sets.items():
+        console.print(str(lifts[name, rank]), markup=False)
 
 
 if __name__ == "__main__":

@@ -1,153 +1,335 @@
-"""What `target_modules` leaves: a table in the terminal, results.json and report.html."""
+"""What `target_modules` leaves: tables in the terminal, results.json and report.html."""
 
 from __future__ import annotations
 
-import shlex
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from lora_jax.analysis.pareto import Candidate, Recommendation, recommend
-from lora_jax.data import Task
-from lora_jax.evaluation import Interval, Latency
+from experiments.target_modules_bench import Bench
+from experiments.target_modules_choice import choose, recommend_budgets, sentence
+from experiments.target_modules_claims import compare_claims
+from experiments.target_modules_outcome import REFERENCES, Outcome, Outcomes, Study, main_latency
+from lora_jax import reports
+from lora_jax.analysis import Recommendation, pareto_front
+from lora_jax.evaluation import Latency, ResponseTimes
 from lora_jax.reports import (
     Column,
     Curve,
+    Panel,
     Section,
     curves_plot,
     html,
-    installed_versions,
     print_table,
-    render_page,
-    tradeoff_plot,
-    write_page,
-    write_results,
+    tradeoff_panels,
 )
 from lora_jax.reports.tables import plus_minus
 
-REFERENCES = ("head only", "full fine-tuning")  # what no set of targets is recommended against
-
+HEADINGS = {
+    "rank": "At equal rank",
+    "parameters": "At equal parameters",
+    "latency": "At equal latency",
+}
+FORWARD, DECODING = "the time of a forward pass (TTFT)", "TPOT, the time of an output token"
+SCORES = (
+    "± is the 95 % t-interval of the mean over {seeds} seeds; a seed sets the new weights and the "
+    "order of the examples, so that all sets see the same. {steps} steps of {batch} examples. "
+    "Scores are of merged adapters; the column unmerged is the first seed's with the adapter "
+    "beside the frozen weights. {rates} The test set is looked at only afterwards. Parameters are "
+    "those of the adapter, without the head that every choice trains."
+)
+CHOSEN = (
+    "The learning rate is the one of {rates} with the lowest loss on a validation part, of "
+    "{seeds}, chosen at equal rank and kept for other ranks: scaled by α/r, the best one hardly "
+    "depends on the rank."
+)
 TRADEOFF = (
     "Up and to the left is better. Bars are 95 % intervals: of the mean score over the seeds, and "
-    "of the median latency. Hollow: the references, which keep the latency of the base."
+    "of the median latency, unmerged. Hollow: the references, which keep the latency of the base. "
+    "At equal latency the front is the highest point."
 )
-NOTES = (
-    "± is the 95 % t-interval of the mean over {seeds} seeds; a seed sets the new weights and the "
-    "order of the examples. A step takes {batch} examples of {length} tokens; its time is the "
-    "median over all runs of a set, first steps left out. Latency is the median time of a batch of "
-    "{rows}, all sets timed in turn; unmerged, the adapter stands beside the frozen "
-    "weights; merged, it is added to them. Trainable parameters include the head's."
+LATENCY = (
+    "Milliseconds, batch {rows}, {rounds} rounds; in each, all take a turn in random order. "
+    "{what} Over the base: the median of the ratios round by round, and its 95 % interval. Merged, "
+    "an adapter is part of the weights, and every set runs the program of the base."
 )
-CURVES = "Training loss over {window} steps: the mean over the seeds, and their range."
-
-
-class Outcome(NamedTuple):
-    """What a choice achieved, one score and one list of losses a seed, and what it costs."""
-
-    name: str
-    trainable: int
-    scores: tuple[float, ...]
-    score: Interval
-    step_seconds: float
-    unmerged: Latency
-    merged: Latency
-    losses: Sequence[Sequence[float]]
-
-
-def choose(outcomes: Sequence[Outcome]) -> Recommendation:
-    """Recommends one of the sets of targets."""
-    sets, _ = candidates_and_references(outcomes)
-    return recommend(sets, cost="latency", format_cost="{:.2f} ms")
-
-
-def candidates_and_references(
-    outcomes: Sequence[Outcome],
-) -> tuple[list[Candidate], list[Candidate]]:
-    """Splits the sets of targets from what they are compared with."""
-    sets = [as_candidate(outcome) for outcome in outcomes if outcome.name not in REFERENCES]
-    references = [as_candidate(outcome) for outcome in outcomes if outcome.name in REFERENCES]
-    return sets, references
-
-
-def as_candidate(outcome: Outcome) -> Candidate:
-    """Score against milliseconds with the adapter beside the base."""
-    costs = tuple(1000 * outcome.unmerged.seconds)
-    return Candidate(outcome.name, outcome.scores, costs, outcome.trainable)
-
-
-def print_outcomes(console: Console, task: Task, outcomes: Sequence[Outcome]) -> None:
-    """Prints the table and the recommendation."""
-    print_table(outcomes, columns_of(task), console=console)
-    chosen = choose(outcomes)
-    console.print(f"Recommended: {chosen.name}. {chosen.reason}", markup=False)
-
-
-def columns_of(task: Task) -> list[Column]:
-    """The columns of the table."""
-    return [
-        Column("name", "targets"),
-        Column("trainable", "trainable", "{:,}"),
-        Column("score", task.metric, plus_minus(3)),
-        Column("step_seconds", "step ms", lambda seconds: f"{1000 * seconds:.0f}"),
-        Column("unmerged", "unmerged ms", _milliseconds),
-        Column("merged", "merged ms", _milliseconds),
-    ]
+ENCODER = "TTFT is the time of one forward pass of {length} tokens."
+DECODER = (
+    "TTFT is the time to read a prompt and choose a token; TPOT that of each later one of "
+    "{new} tokens, with the KV cache; one value an answer."
+)
+EQUAL_LATENCY = (
+    "The largest rank that was timed ({ranks}, and those of the other controls) whose median "
+    "latency is at most {over:.0%} above the base's; its interval stands in the table of "
+    "latencies. {missing}"
+)
+CLAIMS = (
+    "Published figures come from other models, tasks and machines. What is compared is the "
+    "direction, by differences seed by seed and their 95 % intervals."
+)
 
 
 def write_report(
-    workdir: Path, config: ConfigDict, task: Task, outcomes: Sequence[Outcome]
+    workdir: Path,
+    config: ConfigDict,
+    bench: Bench,
+    study: Study,
+    references: Outcomes,
+    rates: Mapping[str, Any],
+    times: Mapping[str, ResponseTimes],
 ) -> None:
     """Writes results.json and report.html."""
-    chosen, versions = choose(outcomes), installed_versions()
-    results = {"recommended": chosen, "outcomes": outcomes, "versions": versions}
-    write_results(workdir / "results.json", {**results, "config": config.to_dict()})
-    notes = NOTES.format(
-        seeds=len(config.seeds),
-        batch=config.batch_size,
-        length=config.length,
-        rows=config.latency.batch_size,
-    )
-    sets, references = candidates_and_references(outcomes)
-    tradeoff = tradeoff_plot(
-        sets,
-        references=references,
-        x_label=f"latency of a batch of {config.latency.batch_size}, unmerged, ms",
-        y_label=task.metric,
-        recommended=chosen.name,
-    )
-    steps = range(1, config.steps + 1)
-    window = max(1, config.steps // 15)  # the loss of one small batch says little
-    # In the order, and so in the colours, of the plot above.
-    ordered = sorted(outcomes, key=lambda outcome: outcome.name in REFERENCES)
-    curves = curves_plot(
-        [Curve(outcome.name, steps, outcome.losses) for outcome in ordered], window=window
-    )
-    table = html.table(outcomes, columns_of(task), highlight=chosen.name)
-    repeat = shlex.join(["python", "-m", "experiments.target_modules", *sys.argv[1:]])
-    page = render_page(
-        "Which modules should LoRA adapt?",
-        [
-            Section("Results", [table, html.paragraph(notes), html.figure(tradeoff, TRADEOFF)]),
-            Section(
-                "Learning curves",
-                [html.figure(curves, CURVES.format(window=window))],
-            ),
-            Section("Task", [html.paragraph(task.about)]),
-            Section(
-                "How to repeat it",
-                [html.command(repeat), html.settings(config.to_dict()), html.fields(versions)],
-            ),
+    claims, budgets = compare_claims(study, references), recommend_budgets(config, study)
+    chosen = {control: choose(control, outcomes) for control, outcomes in study.items()}
+    results = {
+        "task": bench.name,
+        "metric": bench.metric,
+        "controls": {control: [_plain(o) for o in of] for control, of in study.items()},
+        "references": [_plain(o) for o in references],
+        "recommended": chosen,
+        "fronts": {
+            control: [choice.name for choice in pareto_front([o.by_latency() for o in of])]
+            for control, of in study.items()
+        },
+        "budgets": budgets,
+        "published": claims,
+        "rates": rates,
+        "latency": times,
+    }
+    tables = []
+    for control, outcomes in study.items():
+        pieces = _control_pieces(config, bench, outcomes, references, chosen[control])
+        if control == "latency":
+            pieces.append(html.paragraph(_who_keeps_within(config, outcomes, rates)))
+        tables.append(Section(HEADINGS[control], pieces))
+    reports.write_report(
+        workdir,
+        "target_modules",
+        config.to_dict(),
+        results,
+        title="Which modules should LoRA adapt?",
+        sections=[
+            *tables,
+            Section("Trade-offs", [_tradeoffs(bench, study, references, chosen)]),
+            Section("Within a budget", [html.table(budgets, BUDGETS)]),
+            Section("Latency", _latency_pieces(config, times)),
+            Section("Published claims", [html.table(claims, CLAIM), html.paragraph(CLAIMS)]),
+            Section("Learning rates", [html.table(_rate_rows(rates), RATES)]),
+            Section("Learning curves", [_curves(config, study, references)]),
+            Section("Task", [html.paragraph(line) for line in bench.about.splitlines()]),
         ],
-        lead=f"{config.model.name} on {task.name}: {len(task.train):,} training and "
-        f"{len(task.test):,} test examples, {config.steps} steps of {config.batch_size}.",
-        finding=f"Recommended: {chosen.name}. {chosen.reason}",
+        lead=f"{config.model.name} on {bench.name}, scored by {bench.metric}: "
+        f"{config.steps} steps of {config.batch_size} examples, {len(config.seeds)} seeds.",
+        finding=" ".join(f"{HEADINGS[c]}: {sentence(r)}" for c, r in chosen.items()),
     )
-    write_page(workdir / "report.html", page)
+
+
+def print_study(
+    console: Console, config: ConfigDict, bench: Bench, study: Study, references: Outcomes
+) -> None:
+    """Prints a table for each control, and what is recommended."""
+    for control, outcomes in study.items():
+        rows = [*map(_row, outcomes), *map(_row, references)]
+        columns = columns_of(bench)[:IN_TERMINAL]
+        print_table(rows, columns, title=HEADINGS[control], console=console)
+        console.print(sentence(choose(control, outcomes)), markup=False)
+    for budget in recommend_budgets(config, study):
+        console.print(f"{budget.budget}: {budget.recommended}", markup=False)
+
+
+BUDGETS = [
+    Column("budget", "budget"),
+    Column("recommended", "recommended"),
+    Column("reason", "why"),
+]
+CLAIM = [
+    Column("published", "published"),
+    Column("source", "source"),
+    Column("measured", "measured here"),
+    Column("agrees", "agrees"),
+]
+RATES = [
+    Column("name", "targets"),
+    Column("chosen", "chosen", "{:g}"),
+    Column("losses", "validation loss of each"),
+]
+
+
+def columns_of(bench: Bench) -> list[Column]:
+    """The columns of a control's table; a terminal has room for the first few."""
+    return [
+        Column("name", "targets"),
+        Column("rank", "rank", "{}"),
+        Column("parameters", "parameters", "{:,}"),
+        Column("score", bench.metric, plus_minus(3)),
+        Column("p50", "unmerged ms", _milliseconds),
+        Column("slower", "over base", _percent),
+        *(
+            Column("p95", "p95", "{:.3g}"),
+            Column("merged", "merged ms", _milliseconds),
+            Column("unmerged_score", "score unmerged", "{:.3f}"),
+            Column("rate", "learning rate", "{:g}"),
+        ),
+    ]
+
+
+IN_TERMINAL = 6
+
+
+def _row(outcome: Outcome) -> dict[str, Any]:
+    """What the table shows of an outcome."""
+    unmerged = main_latency(outcome.unmerged)
+    return {
+        **outcome._asdict(),
+        "score": outcome.score,
+        "p50": unmerged,
+        "p95": 1000 * unmerged.p95,
+        "slower": outcome.slower if outcome.rank else None,
+        "merged": main_latency(outcome.merged),
+    }
+
+
+def _plain(outcome: Outcome) -> dict[str, Any]:
+    """What results.json holds of an outcome; the times themselves stand there once."""
+    left_out = {"unmerged", "merged", "base"}
+    fields = {name: value for name, value in outcome._asdict().items() if name not in left_out}
+    unmerged = main_latency(outcome.unmerged)
+    return {
+        **fields,
+        "score": outcome.score,
+        "unmerged_ms": {"p50": 1000 * unmerged.median, "p95": 1000 * unmerged.p95},
+        "over_base": dict(zip(("ratio", "low", "high"), outcome.slower, strict=True)),
+    }
+
+
+def _control_pieces(
+    config: ConfigDict,
+    bench: Bench,
+    outcomes: Outcomes,
+    references: Outcomes,
+    chosen: Recommendation,
+) -> list[str]:
+    rows = [*map(_row, outcomes), *map(_row, references)]
+    notes = SCORES.format(
+        seeds=len(config.seeds),
+        steps=config.steps,
+        batch=config.batch_size,
+        rates=_how_rates_were_chosen(config),
+    )
+    return [
+        html.table(rows, columns_of(bench), highlight=chosen.name.rpartition(" r")[0]),
+        html.paragraph(sentence(chosen)),
+        html.paragraph(notes),
+    ]
+
+
+def _how_rates_were_chosen(config: ConfigDict) -> str:
+    if config.rates_of:
+        return f"Learning rates are those that the study in {config.rates_of} has chosen."
+    if len(config.rates.lora) == 1:
+        return "The learning rate is given."
+    seeds = len(config.rate_seeds)
+    return CHOSEN.format(
+        rates=", ".join(f"{rate:g}" for rate in config.rates.lora),
+        seeds=f"{seeds} {'seed' if seeds == 1 else 'seeds'}",
+    )
+
+
+def _who_keeps_within(config: ConfigDict, outcomes: Outcomes, sets: Iterable[str]) -> str:
+    """How the ranks of equal latency were found, and which sets have none."""
+    tried = {*REFERENCES, *(outcome.name for outcome in outcomes)}
+    missing = ", ".join(name for name in sets if name not in tried)
+    return EQUAL_LATENCY.format(
+        ranks=", ".join(map(str, config.equal_latency.ranks)),
+        over=config.equal_latency.over_base,
+        missing=f"No rank keeps within it: {missing}." if missing else "Every set has one.",
+    )
+
+
+def _tradeoffs(
+    bench: Bench, study: Study, references: Outcomes, chosen: Mapping[str, Recommendation]
+) -> str:
+    panels = [
+        Panel(
+            HEADINGS[control],
+            [outcome.by_latency() for outcome in outcomes],
+            [outcome.by_latency() for outcome in references],
+            chosen[control].name,
+        )
+        for control, outcomes in study.items()
+    ]
+    what = FORWARD if references[0].base.token is None else DECODING
+    plot = tradeoff_panels(panels, x_label=f"{what}, unmerged, ms", y_label=bench.metric)
+    return html.figure(plot, TRADEOFF)
+
+
+def _latency_pieces(config: ConfigDict, times: Mapping[str, ResponseTimes]) -> list[str]:
+    """Every measured time: p50 and p95, and what that is over the base."""
+    base, rows = times["base"], []
+    for name, of in times.items():
+        row: dict[str, Any] = {"name": name, **_quantiles("first", of.first)}
+        row["slower"] = main_latency(of).ratio_to(main_latency(base))
+        if of.token is not None:
+            row |= _quantiles("token", of.token)
+        rows.append(row)
+    columns = [Column("name", "adapter"), *_quantile_columns("first", "TTFT")]
+    if base.token is not None:
+        columns += _quantile_columns("token", "TPOT")
+    what = ENCODER.format(length=config.length)
+    if base.token is not None:
+        what = DECODER.format(new=config.latency.new_tokens)
+    said = LATENCY.format(rows=config.latency.batch_size, rounds=config.latency.rounds, what=what)
+    return [
+        html.table(rows, [*columns, Column("slower", "over base", _ratio)]),
+        html.paragraph(said),
+    ]
+
+
+def _quantiles(field: str, latency: Latency) -> dict[str, float]:
+    return {f"{field}_p50": 1000 * latency.median, f"{field}_p95": 1000 * latency.p95}
+
+
+def _quantile_columns(field: str, title: str) -> list[Column]:
+    return [Column(f"{field}_{p}", f"{title} {p}", "{:.3g}") for p in ("p50", "p95")]
+
+
+def _rate_rows(rates: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The validation losses, in words."""
+    rows = []
+    for name, rate in rates.items():
+        tried = ", ".join(f"{r:g}: {loss:.4f}" for r, loss in rate.losses.items())
+        losses = tried or "none: a single rate was given"
+        rows.append({"name": name, "chosen": rate.chosen, "losses": losses})
+    return rows
+
+
+def _curves(config: ConfigDict, study: Study, references: Outcomes) -> str:
+    """Training losses of the first control."""
+    outcomes = [*next(iter(study.values())), *references]
+    steps, window = range(1, config.steps + 1), max(1, config.steps // 15)
+    curves = [Curve(o.label, steps, _filled(o.losses)) for o in outcomes if len(o.losses[0])]
+    caption = (
+        f"Training loss over {window} steps, {HEADINGS[next(iter(study))].lower()}: the mean over "
+        "the seeds, and their range."
+    )
+    return html.figure(curves_plot(curves, window=window), caption)
+
+
+def _filled(losses: Sequence[Sequence[float | None]]) -> list[list[float]]:
+    """The log has no NaN."""
+    return [[float("nan") if loss is None else loss for loss in run] for run in losses]
 
 
 def _milliseconds(latency: Latency) -> str:
-    return f"{1000 * latency.median:.2f}"
+    return f"{1000 * latency.median:.3g}"
+
+
+def _percent(ratio: tuple[float, float, float]) -> str:
+    return f"{100 * (ratio[0] - 1):+.1f} %"
+
+
+def _ratio(ratio: tuple[float, float, float]) -> str:
+    return f"{ratio[0]:.3f} [{ratio[1]:.3f}, {ratio[2]:.3f}]"

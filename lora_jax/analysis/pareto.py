@@ -104,6 +104,32 @@ def recommend(
     return Recommendation(chosen.name, _reason(chosen, best, len(equals), len(tied), price))
 
 
+def recommend_within(
+    candidates: Sequence[Candidate],
+    limit: float,
+    *,
+    cost: str = "cost",
+    format_cost: str = "{:.3g}",
+) -> Recommendation | None:
+    """Recommend among the candidates whose median cost is within a budget.
+
+    Args:
+      candidates: The choices, in any order.
+      limit: The highest cost that is allowed.
+      cost: As of `recommend`.
+      format_cost: As of `recommend`.
+
+    Returns:
+      What `recommend` says of those that are left; None if none is.
+
+    >>> choices = [Candidate("q", (0.70, 0.71), (1.0,)), Candidate("all", (0.9, 0.91), (3.0,))]
+    >>> [recommend_within(choices, limit).name for limit in (2, 4)]
+    ['q', 'all']
+    """
+    left = [choice for choice in candidates if choice.cost <= limit]
+    return recommend(left, cost=cost, format_cost=format_cost) if left else None
+
+
 def _dominates(first: tuple[float, float], second: tuple[float, float]) -> bool:
     """Whether one (score, cost) is no worse than another in both, and not the same."""
     return first != second and first[0] >= second[0] and first[1] <= second[1]

@@ -18,6 +18,7 @@ from lora_jax.evaluation.metrics import (
     pearson,
     spearman,
 )
+from lora_jax.evaluation.response import ResponseTimes, measure_responses
 from lora_jax.evaluation.sampling import Sampling
 from lora_jax.evaluation.texts import Completion, generate_text
 
@@ -28,6 +29,7 @@ __all__ = [
     "Generated",
     "Interval",
     "Latency",
+    "ResponseTimes",
     "Sampling",
     "TextMetric",
     "accuracy",
@@ -43,6 +45,7 @@ __all__ = [
     "matthews",
     "mean_interval",
     "measure_latency",
+    "measure_responses",
     "pearson",
     "score_answers",
     "spearman",

@@ -1,7 +1,7 @@
 """How long compiled functions take, measured side by side so that noise hits them alike."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -48,13 +48,39 @@ class Latency(NamedTuple):
         Raises:
           ValueError: If the two have different numbers of rounds.
         """
+        self._check_paired(other)
+        ratios = self.seconds / other.seconds
+        return float(np.median(ratios)), *median_interval(ratios)
+
+    def p95_ratio_to(self, other: "Latency", samples: int = 2000) -> tuple[float, float, float]:
+        """Compare the 95th percentiles, of which few rounds tell little.
+
+        Args:
+          other: A latency that was measured in the same rounds.
+          samples: How often rounds are drawn anew for the interval.
+
+        Returns:
+          This percentile over that one, and the ends of the 95 % interval of the bootstrap over the
+          rounds, which stay paired.
+
+        Raises:
+          ValueError: If the two have different numbers of rounds.
+
+        Source: Efron and Tibshirani 1993, "An introduction to the bootstrap", section 13.3.
+        """
+        self._check_paired(other)
+        rounds = len(self.seconds)
+        drawn = np.random.default_rng(0).integers(rounds, size=(samples, rounds))
+        first, second = (np.percentile(x.seconds[drawn], 95, axis=1) for x in (self, other))
+        low, high = np.percentile(first / second, (2.5, 97.5))
+        return self.p95 / other.p95, float(low), float(high)
+
+    def _check_paired(self, other: "Latency") -> None:
         if len(self.seconds) != len(other.seconds):
             raise ValueError(
                 f"{len(self.seconds)} rounds against {len(other.seconds)}: "
                 "only latencies measured together can be paired"
             )
-        ratios = self.seconds / other.seconds
-        return float(np.median(ratios)), *median_interval(ratios)
 
 
 def measure_latency(
@@ -85,11 +111,40 @@ def measure_latency(
         for _ in range(warmup):
             jax.block_until_ready(calls[name]())
     seconds = {name: np.empty(rounds) for name in names}
+    for round_, name in turns(names, rounds, seed):
+        _, seconds[name][round_] = timed(calls[name])
+    return {name: Latency(seconds[name]) for name in names}
+
+
+def turns(names: Sequence[str], rounds: int, seed: int = 0) -> Iterator[tuple[int, str]]:
+    """Every name once a round, in random order.
+
+    Args:
+      names: Of what takes turns.
+      rounds: How many there are.
+      seed: Of the order.
+
+    Yields:
+      The number of the round, and a name.
+
+    >>> sorted(turns(["a", "b"], 2))
+    [(0, 'a'), (0, 'b'), (1, 'a'), (1, 'b')]
+    """
     order = np.random.default_rng(seed)
     for round_ in range(rounds):
-        for name in order.permutation(names).tolist():
-            seconds[name][round_] = _time(calls[name])
-    return {name: Latency(seconds[name]) for name in names}
+        for name in order.permutation(list(names)).tolist():
+            yield round_, name
+
+
+def timed(call: Callable[[], Any]) -> tuple[Any, float]:
+    """Calls a function of no argument.
+
+    Returns:
+      What it returns, once that is computed, and the seconds it took.
+    """
+    start = time.perf_counter()
+    result = jax.block_until_ready(call())
+    return result, time.perf_counter() - start
 
 
 def median_interval(values: Float[np.ndarray, " samples"]) -> tuple[float, float]:
@@ -113,9 +168,3 @@ def median_interval(values: Float[np.ndarray, " samples"]) -> tuple[float, float
     unlikely = int(np.sum(bdtr(np.arange(count), count, 0.5) <= 0.025))
     low = max(unlikely - 1, 0)
     return float(ordered[low]), float(ordered[count - 1 - low])
-
-
-def _time(call: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    jax.block_until_ready(call())
-    return time.perf_counter() - start

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_jax.analysis import Candidate, pareto_front, recommend
+from lora_jax.analysis import Candidate, pareto_front, recommend, recommend_within
 
 choices = st.lists(
     st.builds(
@@ -105,3 +105,14 @@ def test_a_single_seed_is_said_to_prove_nothing():
 def test_no_candidate_is_refused():
     with pytest.raises(ValueError, match="no candidate"):
         recommend([])
+
+
+def test_within_a_budget_only_what_it_allows_is_compared():
+    choices = [
+        Candidate("small", (0.70, 0.71, 0.70), (1.0,)),
+        Candidate("large", (0.80, 0.81, 0.80), (9.0,)),
+    ]
+    assert [recommend_within(choices, limit).name for limit in (1, 8.9, 9)] == [
+        *("small", "small", "large")
+    ]
+    assert recommend_within(choices, 0.5) is None

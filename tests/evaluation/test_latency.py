@@ -43,6 +43,16 @@ def test_drift_of_the_machine_cancels_in_the_ratio():
     assert slow.ratio_to(fast) == pytest.approx((1.5, 1.5, 1.5))
 
 
+def test_percentiles_are_compared_by_rounds_that_stay_paired():
+    drift = np.linspace(1, 10, 40)
+    slow, fast = Latency(3 * drift), Latency(2 * drift)
+    assert slow.p95_ratio_to(fast) == pytest.approx((1.5, 1.5, 1.5))
+    noisy = Latency(2 * drift * (1 + 0.2 * np.random.default_rng(0).standard_normal(40)))
+    ratio, low, high = noisy.p95_ratio_to(fast)
+    assert low < ratio < high
+    assert low < 1 < high, "forty rounds do not tell them apart"
+
+
 def test_quantiles_are_those_of_the_samples():
     latency = Latency(np.arange(1.0, 102.0))
     assert latency.median == 51
@@ -68,6 +78,8 @@ def test_small_samples_give_their_extremes():
 def test_latencies_of_different_measurements_cannot_be_paired():
     with pytest.raises(ValueError, match="3 rounds against 4"):
         Latency(np.ones(3)).ratio_to(Latency(np.ones(4)))
+    with pytest.raises(ValueError, match="3 rounds against 4"):
+        Latency(np.ones(3)).p95_ratio_to(Latency(np.ones(4)))
 
 
 @pytest.mark.parametrize(("calls", "rounds"), [({}, 5), ({"a": lambda: None}, 0)])

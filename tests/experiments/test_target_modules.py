@@ -2,15 +2,23 @@
 
 import json
 import signal
+import time
 
 import pytest
 
+from experiments import target_modules
 from tests.experiments.command import TINY, run, run_until, start
 
 STUDY = [
     "--config=configs/quickstart.py",
     *TINY,
-    "--config.target_sets=o_proj",
+    "--config.validation_examples=8",
+    "--config.target_sets=o_proj,all-linear",
+    "--config.controls=rank,parameters,latency",
+    "--config.equal_parameters.rank=1",
+    "--config.equal_latency.ranks=(1,8)",
+    "--config.equal_latency.over_base=9.0",
+    "--config.rates.lora=(0.001,0.1)",
     "--config.seeds=0,1",
     "--config.steps=3",
     "--config.latency.rounds=3",
@@ -28,78 +36,118 @@ def read_rows(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
-def read_outcomes(workdir):
-    results = json.loads((workdir / "results.json").read_text())
-    return {outcome["name"]: outcome for outcome in results["outcomes"]}
+def read_results(workdir):
+    return json.loads((workdir / "results.json").read_text())
+
+
+HEAD, RANK, DIM, FF, LAYERS = 12 * 384 + 12, 8, 384, 1536, 6
+O_PROJ = LAYERS * (DIM + DIM)  # parameters of one rank
+ALL = LAYERS * (4 * (DIM + DIM) + 2 * (DIM + FF))
 
 
 @pytest.mark.slow
-def test_it_compares_the_sets_with_the_head_alone_and_with_full_fine_tuning(finished):
-    outcomes = read_outcomes(finished[0])
-    head, rank, dim, layers = 12 * 384 + 12, 8, 384, 6
-    assert {name: outcome["trainable"] for name, outcome in outcomes.items()} == {
-        "head only": head,
-        "o_proj": head + layers * rank * (dim + dim),
-        "full fine-tuning": head + 22_565_376,
+def test_sets_are_compared_under_three_controls_and_with_the_references(finished):
+    results = read_results(finished[0])
+    sizes = {
+        control: {(o["name"], o["rank"]): o["parameters"] for o in outcomes}
+        for control, outcomes in results["controls"].items()
     }
-    for name, outcome in outcomes.items():
-        assert name in finished[1]
+    assert sizes["rank"] == {("o_proj", 8): 8 * O_PROJ, ("all-linear", 8): 8 * ALL}
+    assert sizes["parameters"] == {("o_proj", 9): 9 * O_PROJ, ("all-linear", 1): ALL}
+    # With ten times the latency of the base to spend, each has its largest rank that was timed.
+    assert sizes["latency"] == {("o_proj", 9): 9 * O_PROJ, ("all-linear", 8): 8 * ALL}
+    references = {o["name"]: o["parameters"] for o in results["references"]}
+    assert references == {"head only": 0, "full fine-tuning": 22_565_376}
+    for outcome in (*results["references"], *results["controls"]["rank"]):
+        assert outcome["name"] in finished[1]
         assert len(outcome["scores"]) == 2
         assert outcome["score"]["mean"] == pytest.approx(sum(outcome["scores"]) / 2)
-        assert len(outcome["unmerged"]["seconds"]) == len(outcome["merged"]["seconds"]) == 3
+    timed = {"base", "o_proj r1", "o_proj r8", "o_proj r9", "all-linear r1", "all-linear r8"}
+    assert set(results["latency"]) == timed | {"o_proj, merged", "all-linear, merged"}
+    assert {len(times["first"]["seconds"]) for times in results["latency"].values()} == {3}
+
+
+@pytest.mark.slow
+def test_rates_are_chosen_on_the_validation_part_alone(finished):
+    runs = {}
+    for row in read_rows(finished[0]):
+        if "validation/loss" in row:
+            assert not any(name.startswith("eval/") for name in row)
+            runs[row["name"], row["rate"]] = row["validation/loss"]
+    rates = read_results(finished[0])["rates"]
+    for name in ("o_proj", "all-linear"):
+        losses = {rate: runs[name, rate] for rate in (0.001, 0.1)}
+        assert rates[name]["chosen"] == min(losses, key=losses.get)
+        assert rates[name]["losses"] == {str(rate): loss for rate, loss in losses.items()}
+    tested = {(r["name"], r["rate"]) for r in read_rows(finished[0]) if r["part"] == "test"}
+    assert tested == {(name, rate["chosen"]) for name, rate in rates.items()}
 
 
 @pytest.mark.slow
 def test_the_log_holds_every_step_of_every_run(finished):
-    rows = read_rows(finished[0])
-    steps = [(row["choice"], row["seed"], row["step"]) for row in rows if "loss" in row]
-    assert steps == [
-        (choice, seed, step)
-        for choice in ("head only", "o_proj", "full fine-tuning")
-        for seed in (0, 1)
-        for step in (1, 2, 3)
-    ]
-    scores = {(row["choice"], row["seed"]): row.get("eval/accuracy") for row in rows}
-    for name, outcome in read_outcomes(finished[0]).items():
-        assert outcome["scores"] == [scores[name, 0], scores[name, 1]]
+    steps = {}
+    for row in read_rows(finished[0]):
+        run = row["name"], row["rank"], row["rate"], row["seed"], row["part"]
+        steps.setdefault(run, []).append(row.get("step"))
+    assert all(found == [1, 2, 3, None] for found in steps.values())
+    tested = [run for run in steps if run[4] == "test"]
+    assert len(tested) == 2 * (2 + 2 + 2)  # seeds; ranks of either set, and the references
 
 
 @pytest.mark.slow
-def test_the_report_recommends_a_set_and_says_how_to_repeat_it(finished):
+def test_merging_changes_no_score(finished):
+    for outcome in read_results(finished[0])["controls"]["rank"]:
+        assert outcome["unmerged_score"] == pytest.approx(outcome["scores"][0])
+
+
+@pytest.mark.slow
+def test_the_report_has_a_table_a_control_published_claims_and_how_to_repeat_it(finished):
     page = (finished[0] / "report.html").read_text()
-    assert "Recommended: o_proj." in page
-    assert "--config.target_sets=o_proj" in page
+    for heading in ("At equal rank", "At equal parameters", "At equal latency", "Within a budget"):
+        assert f"<h2>{heading}</h2>" in page
+    assert "Amazon Science" in page
+    assert "--config.target_sets=o_proj,all-linear" in page
     assert "<svg" in page
     assert "http" not in page.replace("http.", "")  # nothing is fetched from elsewhere
 
 
 @pytest.mark.slow
 def test_a_killed_study_goes_on_where_it_was_and_ends_the_same(finished, tmp_path):
-    log = tmp_path / "run" / "metrics.jsonl"
-    command = ["target_modules", *STUDY, f"--workdir={tmp_path / 'run'}"]
-    run_until(lambda: log.exists() and "o_proj" in log.read_text(), *command)
+    workdir = tmp_path / "run"
+    log = workdir / "metrics.jsonl"
+    command = ["target_modules", *STUDY, f"--workdir={workdir}"]
+    workdir.mkdir()
+    for name in ("config.json", "latency.json"):  # what is timed once is not timed again
+        (workdir / name).write_text((finished[0] / name).read_text())
+    run_until(lambda: log.exists() and '"part": "test"' in log.read_text(), *command)
     before = log.read_text()
+    whole = before[: before.rindex("\n") + 1]
     with log.open("a") as file:  # as if it had been killed while it wrote
-        file.write('{"choice": "o_proj", "seed": 1, "step": 1, "loss": 2.5}\n{"choice": "o_p')
+        file.write('{"name": "o_proj", "rank": 8, "rate": 0.001, "seed": 1, "part": "te')
     said = run(*command)
-    assert "head only: 2 seeds done before" in said
-    assert log.read_text().startswith(before)
-    measured = {"seconds"}
-    assert [
-        {k: v for k, v in row.items() if k not in measured} for row in read_rows(log.parent)
-    ] == [{k: v for k, v in row.items() if k not in measured} for row in read_rows(finished[0])]
+    assert "runs done before" in said
+    assert "timing the base" not in said
+    assert log.read_text().startswith(whole)
+    assert read_rows(workdir) == read_rows(finished[0])
+    assert read_results(workdir)["rates"] == read_results(finished[0])["rates"]
 
 
 @pytest.mark.slow
 def test_ctrl_c_says_how_to_go_on(minilm_dir, tmp_path):
     log = tmp_path / "run" / "metrics.jsonl"
-    flags = [*STUDY, "--config.steps=10000", f"--workdir={tmp_path / 'run'}"]
+    flags = [
+        *STUDY,
+        "--config.controls=rank",
+        "--config.steps=10000",
+        f"--workdir={tmp_path / 'run'}",
+    ]
     with start("target_modules", *flags) as process:
-        next(line for line in process.stdout if line.startswith("step 1/"))
+        next(line for line in process.stdout if line.startswith("timing the base"))
+        while not log.exists():  # training begins
+            time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         said = process.stdout.read()
     assert process.returncode == 130
-    assert "stopped after step" in said
     assert f"Finished runs are in {log}" in said
     assert log.read_text() == ""
 
@@ -124,7 +172,10 @@ def test_another_study_in_the_same_workdir_is_refused(finished):
         ("--config.method.rank=0", "rank"),
         ("--config.model.sha256=00", "has sha256 53aa"),
         ("--config.seeds=x", "different whole numbers"),
-        ("--config.steps=1", "at least 2"),
+        ("--config.steps=0", "at least 1"),
+        ("--config.controls=rnk", "unknown control 'rnk'; nearest: 'rank'"),
+        ("--config.metric=matthew", "unknown metric of task 'docstrings' 'matthew'"),
+        ("--config.validation_examples=0", "no validation part"),
         ("--wrokdir=x", "Did you mean: workdir"),
     ],
 )
@@ -138,11 +189,31 @@ def test_a_mistake_is_explained_in_one_line_and_nothing_is_written(
     assert not workdir.exists()
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("seeds", (), "name one or more different whole numbers"),
+        ("seeds", (1, 1), "name one or more different whole numbers"),
+        ("rate_seeds", (), "rate_seeds = "),
+        ("controls", (), "no controls"),
+        ("target_sets", (), "no target_sets"),
+        ("rates.lora", (), "positive learning rates"),
+        ("rates.full", (0.0,), "positive learning rates"),
+    ],
+)
+def test_a_study_of_nothing_is_refused_before_anything_is_read(field, value, message):
+    config = target_modules.defaults()
+    config.model.path = "not looked for"
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(ValueError, match=message):
+        target_modules.main(config, None)
+
+
 @pytest.mark.slow
 def test_the_plan_names_the_sites_the_cost_and_an_example(minilm_dir, tmp_path):
     said = run("target_modules", *STUDY, "--dry_run", f"--workdir={tmp_path / 'run'}")
-    assert "3 choices x 2 seeds x 3 steps of 4 examples of 8 tokens" in said
+    assert "2 sets x 2 seeds x 3 steps of 4 examples of 8 tokens" in said
+    assert "equal parameters: o_proj r9 (41,472), all-linear r1 (41,472)" in said
     assert "layers/o_proj/kernel" in said
-    assert "GFLOP a step" in said
     assert "[CLS]" in said
     assert not (tmp_path / "run").exists()
