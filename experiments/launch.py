@@ -10,6 +10,7 @@ or by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID in its envir
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from ml_collections import ConfigDict, config_flags
 from lora_jax import training
 
 Main = Callable[..., None]
+QUOTES = "'\""
 
 
 def launch(
@@ -103,6 +105,20 @@ def _parse_flags(arguments: list[str]) -> list[str]:
         reason = str(error).strip().splitlines()[-1].strip().removeprefix("ValueError: ")
         sys.exit(f"error: {reason}")
     except (AttributeError, KeyError) as error:  # an override of a field that the config lacks
-        sys.exit(f"error: the config lacks a field: {' '.join(str(error.args[0]).split())}")
+        sys.exit(f"error: {_lacking(str(error.args[0]))}")
     except (OSError, ValueError) as error:
         sys.exit(f"error: cannot read the config: {error}")
+
+
+def _lacking(message: str) -> str:
+    r"""Says which field a config lacks, from what ml_collections says of it.
+
+    >>> _lacking("'lenght'\\nDid you mean \"length\" instead of \"lenght\"?")
+    "the config lacks a field 'lenght'; nearest: 'length'"
+    """
+    near = re.search(r'mean "(.+?)" instead of "(.+?)"', message)
+    if near:
+        return f"the config lacks a field {near[2]!r}; nearest: {near[1]!r}"
+    # Some messages have passed through `repr`, once or twice.
+    plain = " ".join(message.replace("\\n", " ").replace("\\", "").split())
+    return f"the config lacks a field {plain.strip(QUOTES)!r}"

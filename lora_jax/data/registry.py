@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import inspect
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from lora_jax.data.names import known
 from lora_jax.data.prepare import find_prepared_task, prepare, read_prepared_task
+from lora_jax.data.source_files import are_unchanged, recorded, write_source_files
 from lora_jax.data.task import Task
 from lora_jax.data.tasks.arc import CONFIGS as ARC
 from lora_jax.data.tasks.arc import arc
@@ -114,7 +116,8 @@ def load_text_task(
       name: a key of `TEXT_TASKS`.
       options: arguments of its maker.
       cache: a directory of TFDS, in which the records are prepared as array_record the first time
-        and read from lazily ever after, with no look at the files that they came from.
+        and read from lazily ever after: until a file that they came from has another size or time
+        of change, or more such files are there. Files that are gone are not missed.
 
     Returns:
       The task.
@@ -127,9 +130,14 @@ def load_text_task(
     if cache is None:
         return _make(TEXT_TASKS[name], name, options)
     made = find_prepared_task(name, cache, options)
-    return read_prepared_task(
-        made or prepare(_make(TEXT_TASKS[name], name, options), cache, options)
-    )
+    if made is None or not are_unchanged(made):
+        with recorded() as found:
+            task = _make(TEXT_TASKS[name], name, options)
+        if made is not None:
+            shutil.rmtree(made)
+        made = prepare(task, cache, options)
+        write_source_files(made, found, task)
+    return read_prepared_task(made)
 
 
 def task_options(name: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from lora_jax.data.prepared import find_prepared, read_prepared
 from lora_jax.data.readers import Row, read_rows
+from lora_jax.data.source_files import match
 from lora_jax.hub.files import find_dataset
 
 DATA, TFDS = "LORA_JAX_DATA", "TFDS_DATA_DIR"
@@ -60,14 +61,14 @@ def read_split(
     """
     looked = []
     for place in _places(source, directory):
-        if files := _match(place, source.files[split]):
+        if files := match(place, source.files[split]):
             return _read_all(files, read)
         if source.tfds and (made := find_prepared(place, source.tfds)):
             return read_prepared(made, source.tfds_splits.get(split, split))
         looked.append(f"{place}{'' if place.is_dir() else ' (no directory)'}")
     if source.hub and directory is None:
         try:
-            files = _match(find_dataset(source.hub, source.files), source.files[split])
+            files = match(find_dataset(source.hub, source.files), source.files[split])
         except FileNotFoundError as error:
             looked.append(f"the hub's {source.hub} ({error})")
         else:
@@ -85,13 +86,6 @@ def _places(source: Source, directory: str | Path | None) -> Iterator[Path]:
         yield Path(data).expanduser() / source.folder
     if prepared := os.environ.get(TFDS):
         yield Path(prepared).expanduser()
-
-
-def _match(place: Path, patterns: tuple[str, ...]) -> list[Path]:
-    for pattern in patterns:
-        if found := sorted(path for path in place.glob(pattern) if path.is_file()):
-            return found
-    return []
 
 
 def _read_all(files: list[Path], read: Reader) -> Iterator[Row]:

@@ -1,6 +1,8 @@
 """Text tasks as data sets of TFDS: written once, read back as they were, record by record."""
 
 import itertools
+import json
+import shutil
 
 import grain
 import pytest
@@ -40,6 +42,46 @@ def test_a_task_is_prepared_once_for_the_same_options(tmp_path):
     drawn = load_text_task("invoices", options)
     assert cached.train[:] == again.train[:] == drawn.train[:]
     assert find_prepared_task("invoices", tmp_path, {**options, "seed": 1}) is None
+
+
+def write_numbers(path, count):
+    rows = [{"q": f"{i} + 1", "a": str(i + 1)} for i in range(count)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_a_changed_or_further_file_is_noticed_and_one_that_is_gone_is_not_missed(tmp_path):
+    files, cache = tmp_path / "files", tmp_path / "cache"
+    files.mkdir()
+    options = {"train": f"{files}/train*.jsonl", "test": f"{files}/test.jsonl"}
+    options |= {"prompt": "{q}", "answer": "{a}"}
+
+    def count():
+        task = load_text_task("sft", options, cache=cache)
+        return len(task.train), len(task.test)
+
+    write_numbers(files / "train1.jsonl", 3)
+    write_numbers(files / "test.jsonl", 2)
+    assert count() == (3, 2)
+    note = find_prepared_task("sft", cache, options) / "source_files.json"
+    written = note.stat().st_mtime_ns
+    assert count() == (3, 2)
+    assert note.stat().st_mtime_ns == written, "nothing changed, so nothing was prepared again"
+    write_numbers(files / "test.jsonl", 4)
+    assert count() == (3, 4)
+    write_numbers(files / "train2.jsonl", 5)
+    assert count() == (8, 4)
+    shutil.rmtree(files)
+    assert count() == (8, 4)
+
+
+def test_a_changed_picture_is_noticed(tmp_path):
+    put_all(tmp_path / "files", BUILT["flickr8k"][0])
+    options = {"directory": str(tmp_path / "files")}
+    before = load_text_task("flickr8k", options, cache=tmp_path / "cache").train[0].images[0]
+    picture = load_text_task("flickr8k", options).train[0].images[0]
+    picture.write_bytes(before + b"longer")
+    after = load_text_task("flickr8k", options, cache=tmp_path / "cache").train[0].images[0]
+    assert after == before + b"longer"
 
 
 def test_grain_reads_each_record_once_shuffled_sharded_and_resumed(tmp_path):

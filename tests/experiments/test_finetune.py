@@ -99,8 +99,14 @@ def test_the_plan_is_printed_and_nothing_is_written(minilm_dir, tmp_path):
         ("--config.train=lroa", "nearest: lora"),
         ("--config.targets='q_proj','o_prjo'", "o_proj"),
         ("--config.optimizer.name=adamv", "adamw"),
-        ("--config.optimizer.warmpu=3", "error: the config lacks a field"),
-        ("--config.optimizr.warmup=3", "error: the config lacks a field: 'optimizr' Did you mean"),
+        (
+            "--config.optimizer.warmpu=3",
+            "error: the config lacks a field 'warmpu'; nearest: 'warmup'\n",
+        ),
+        (
+            "--config.optimizr.warmup=3",
+            "error: the config lacks a field 'optimizr'; nearest: 'optimizer'\n",
+        ),
         ("--config.on_nonfinite=stp", "nearest: stop"),
         ("--config.best.metric=acuracy", "nearest: accuracy"),
     ],
