@@ -3,7 +3,8 @@
     python -m experiments.finetune --config=configs/finetune.py --workdir=runs/finetune
 
 The same command resumes a run that was stopped or killed, and ends with the same bits. Writes
-config.json, metrics.jsonl, checkpoints/, results.json and report.html. More flags:
+config.json, metrics.jsonl, checkpoints/, predictions.json, results.json and report.html. More
+flags:
 
     --resume=never      refuse to go on with a run that was begun (must: refuse to begin one)
     --tensorboard       curves for TensorBoard, in WORKDIR/tensorboard
@@ -31,7 +32,8 @@ from lora_jax import hub, training
 from lora_jax.analysis import chip_of
 from lora_jax.data import encode, load_task, training_batches
 from lora_jax.reports import plan
-from lora_jax.training.classifier import init_variables, loss, make_outputs, score
+from lora_jax.reports.saved_run import write_predictions
+from lora_jax.training.classifier import init_variables, loss, make_outputs, predict, score
 from lora_jax.training.labels import nearest
 from lora_jax.training.loop import Resume
 
@@ -143,9 +145,8 @@ def main(
     with training.together("opening the workdir"):
         if training.is_first():
             training.open_workdir(workdir, config.to_dict(), ignore=MAY_CHANGE)
-    evaluate = partial(
-        score, training.on_mesh(mesh, outputs), task, test_set, config.evaluation_batch_size
-    )
+    tested = training.on_mesh(mesh, outputs), task, test_set, config.evaluation_batch_size
+    evaluate = partial(score, *tested)
     start = evaluate(training.join(state.trainable, frozen))[task.metric]  # of a new head
     console.print(f"{task.metric} {start:.4f} at the start")
     result = training.train(
@@ -176,8 +177,10 @@ def main(
         speed=find_speed(step, state, frozen, shapes),
         console=console,
     )
+    predicted = predict(*tested, training.join(result.state.trainable, frozen))
     if not training.is_first():
         return
+    write_predictions(workdir, [task.metric], predicted, test_set["label"])
     write_report(workdir, config, task, start, result)
     console.print(
         f"{task.metric} {result.last(f'eval/{task.metric}'):.4f}; {workdir / 'report.html'}"

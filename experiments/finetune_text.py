@@ -4,8 +4,9 @@
 
 Before and after training it computes the loss on the test set, generates answers to it, and scores
 these by the metrics of the task. The same command resumes a run that was stopped or killed, and
-ends with the same bits. Writes config.json, metrics.jsonl, checkpoints/, results.json and
-report.html. `--resume`, `--tensorboard`, `--wandb` and `--profile` as in `experiments.finetune`.
+ends with the same bits. Writes config.json, metrics.jsonl, checkpoints/, predictions.json,
+results.json and report.html. `--resume`, `--tensorboard`, `--wandb` and `--profile` as in
+`experiments.finetune`.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from lora_jax import reports, training
 from lora_jax.data import TextRecord, TextTask
 from lora_jax.evaluation import Interval
 from lora_jax.reports import Column, Curve, Section, curves_plot, html
+from lora_jax.reports.saved_run import write_predictions
 
 SHOWN = 5  # examples on the page and in results.json
 
@@ -52,7 +53,9 @@ def write_report(
     end: Scored,
     skipped: Sequence[str],
 ) -> None:
-    """Writes results.json and report.html."""
+    """Writes predictions.json, results.json and report.html."""
+    if task.metrics:
+        write_predictions(workdir, task.metrics, end.texts, [record.accepted for record in tests])
     examples = [
         {"prompt": r.prompt, "at the start": first, "at the end": last, "reference": r.accepted[0]}
         for r, first, last in zip(tests[:SHOWN], start.texts, end.texts, strict=False)

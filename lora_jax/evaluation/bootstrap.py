@@ -1,8 +1,8 @@
-"""How sure a metric over a test set is: percentile intervals of the bootstrap."""
+"""How sure a metric over a test set is, or a difference of two: percentiles of the bootstrap."""
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,6 +65,73 @@ def bootstrap_interval(
         return Interval(whole, math.nan, math.nan)
     low, high = np.quantile(defined, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(whole, float(low), float(high))
+
+
+def bootstrap_difference(
+    metric: Callable[[Any, Any], float],
+    first: Sequence[Any],
+    second: Sequence[Any],
+    references: Any,
+    *,
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[Interval, float]:
+    """How much better one system does than another on the same examples, and how surely.
+
+    Each draw of examples scores both systems, so that what makes an example hard cancels.
+
+    Args:
+      metric: A metric of labels, or a `TextMetric`.
+      first: The predictions over all examples, once for each seed of a system: the metric's mean
+        over the seeds counts.
+      second: The same of the other system.
+      references: What is right.
+      confidence: How often such an interval holds the difference for all texts, in (0, 1).
+      resamples: How many test sets to draw.
+      seed: Of the draws.
+
+    Returns:
+      The first less the second, with the percentiles of its resampled values as ends; and the
+      two-sided p-value that they do equally well, which is never below 1 / (resamples + 1).
+
+    Raises:
+      ValueError: If the confidence is not in (0, 1), fewer than one resample is asked for, a system
+        has no predictions, or the metric refuses the arguments.
+
+    Source: Koehn 2004, "Statistical significance tests for machine translation evaluation".
+
+    >>> from lora_jax.evaluation import accuracy
+    >>> labels = np.arange(200) % 2
+    >>> better, p = bootstrap_difference(accuracy, [labels], [np.zeros(200, int)], labels)
+    >>> round(better.mean, 2), p < 0.01
+    (0.5, True)
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie in (0, 1), not {confidence}")
+    if resamples < 1 or not len(first) or not len(second):
+        raise ValueError(
+            f"a difference needs predictions of both and a resample, not {len(first)}, "
+            f"{len(second)} and {resamples}"
+        )
+    ours, theirs = ([_on_rows(metric, made, references) for made in s] for s in (first, second))
+    examples = ours[0][1]
+
+    def difference(rows: np.ndarray) -> float:
+        mean = lambda systems: np.mean([of_rows(rows) for of_rows, _ in systems])
+        return float(mean(ours) - mean(theirs))
+
+    whole = difference(np.arange(examples))
+    random = np.random.default_rng(seed)
+    draws = (random.integers(examples, size=examples) for _ in range(resamples))
+    values = np.array([difference(rows) for rows in draws])
+    defined = values[~np.isnan(values)]
+    if defined.size == 0:
+        return Interval(whole, math.nan, math.nan), math.nan
+    low, high = np.quantile(defined, [(1 - confidence) / 2, (1 + confidence) / 2])
+    # Both tails, each with the data themselves counted in (Davison & Hinkley 1997, section 4.2).
+    tails = [(np.sum(side) + 1) / (defined.size + 1) for side in (defined <= 0, defined >= 0)]
+    return Interval(whole, float(low), float(high)), float(min(1.0, 2 * min(tails)))
 
 
 def _on_rows(

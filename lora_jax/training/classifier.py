@@ -76,10 +76,17 @@ def score(
     outputs: Outputs, task: Task, examples: Examples, batch_size: int, variables: Variables
 ) -> dict[str, float]:
     """Computes the metric of a task on examples; `outputs` should be compiled."""
+    predicted = predict(outputs, task, examples, batch_size, variables)
+    return {task.metric: find_metric(task.metric)(predicted, examples["label"])}
+
+
+def predict(
+    outputs: Outputs, task: Task, examples: Examples, batch_size: int, variables: Variables
+) -> np.ndarray:
+    """Predicts the class of each example, or its score; `outputs` should be compiled."""
     batches = evaluation_batches(examples, batch_size)
     found = np.concatenate([np.asarray(outputs(variables, b))[:real] for b, real in batches])
-    predicted = found.argmax(-1) if task.classes else found[:, 0]
-    return {task.metric: find_metric(task.metric)(predicted, examples["label"])}
+    return found.argmax(-1) if task.classes else found[:, 0]
 
 
 def score_members(
