@@ -3,8 +3,8 @@
     python -m experiments.finetune --config=configs/finetune.py --workdir=runs/finetune
 
 The same command resumes a run that was stopped or killed, and ends with the same bits. Writes
-config.json, metrics.jsonl, checkpoints/, predictions.json, results.json and report.html. More
-flags:
+config.json, metrics.jsonl, checkpoints/, adapter/ (PEFT's files), predictions.json, results.json
+and report.html. More flags:
 
     --resume=never      refuse to go on with a run that was begun (must: refuse to begin one)
     --tensorboard       curves for TensorBoard, in WORKDIR/tensorboard
@@ -26,13 +26,13 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 import lora_jax as lora
+from experiments import adapter
 from experiments.finetune_report import write_report
 from experiments.launch import launch
 from lora_jax import hub, training
 from lora_jax.analysis import chip_of
 from lora_jax.data import encode, load_task, training_batches
 from lora_jax.reports import plan
-from lora_jax.reports.saved_run import write_predictions
 from lora_jax.training.classifier import init_variables, loss, make_outputs, predict, score
 from lora_jax.training.labels import nearest
 from lora_jax.training.loop import Resume
@@ -52,9 +52,12 @@ def defaults() -> ConfigDict:
     config.model.update(dtype="float32", scan=True, remat="none")
     config.pooling = "mean"
     config.length = 32  # tokens of an example
+    # RoBERTa's classifier has a layer more, and drops out what each layer takes in.
+    config.head = ConfigDict({"dense": False, "dropout": 0.0})
     config.train = "lora"  # or "head", "full"
     config.targets = ("q_proj", "v_proj")
     config.method = ConfigDict({"name": "LoRA", "rank": 8, "alpha": 16.0, "dropout": 0.0})
+    config.adapter = ""  # PEFT's files, such as adapter/ of another run, to start from
     # Devices by what they split; -1: all that the others leave. It changes no number.
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
     config.seed = 0
@@ -88,10 +91,7 @@ def main(
 ) -> None:
     """Trains, or prints the plan if there is no workdir."""
     console = Console(highlight=False, soft_wrap=True, quiet=not training.is_first())
-    if config.steps < 1:
-        raise ValueError(f"steps = {config.steps}: at least 1 is needed")
-    check_choice("train", config.train, RULES)
-    check_choice("on_nonfinite", config.on_nonfinite, ("stop", "skip"))
+    check(config)
     best = training.Best(**config.best) if config.best.metric else None
     sinks = make_sinks(config, tensorboard, wandb)
 
@@ -123,19 +123,21 @@ def main(
     # ---- What trains, beside what is frozen
     lifted = lift(config, base) if config.train == "lora" else None
     key = jax.random.key(config.seed)
-    init = lambda base, key: init_variables(base, lifted, task.outputs, key)
+    head = {"outputs": task.outputs, "dense": config.head.dense}
+    init = lambda base, key: init_variables(base, lifted, key=key, **head)
     variables = training.place(mesh, base, init, key, lifted.sites if lifted else ())
+    variables = adapter.start_from(config, lifted, variables)
     labels = training.label(variables, RULES[config.train], lifted.frozen if lifted else ())
     tokens = config.batch_size * float(train_set["mask"].mean(0).sum())  # of a step
     optimizer = training.make_optimizer(config.optimizer, labels, config.steps, tokens)
-    outputs = make_outputs(base, lifted, config.pooling)
+    outputs = make_outputs(base, lifted, config.pooling, dropout=config.head.dropout)
     state, frozen, shardings = training.place_state(mesh, variables, labels, optimizer, key)
     step = training.make_step(partial(loss, outputs), optimizer, shardings, config.micro_batches)
     del variables  # the step donates the trainable ones
     console.print(f"parameters: {training.summary(training.join(state.trainable, frozen), labels)}")
 
     if workdir is None:
-        console.print(lifted or f"no adapter: {config.train}", markup=False)
+        console.print(adapter.describe(config, lifted), markup=False)
         console.print(plan.describe_task(task, train_set, base.tokenizer), markup=False)
         console.print(plan.describe_cost(step, state, frozen, shapes))
         console.print(describe_training(config, optimizer, tokens, best), markup=False)
@@ -158,7 +160,7 @@ def main(
         workdir=workdir,
         identity=training.describe_run(
             base=config.model.sha256 or hub.hash_params(base.params),
-            method=lora.make_method(**config.method) if lifted else None,
+            method=adapter.method_of(config) if lifted else None,
             targets=[site.path for site in lifted.sites] if lifted else (),
             train=config.train,
             seed=config.seed,
@@ -177,21 +179,37 @@ def main(
         speed=find_speed(step, state, frozen, shapes),
         console=console,
     )
-    predicted = predict(*tested, training.join(result.state.trainable, frozen))
+    final = training.join(result.state.trainable, frozen)
+    predicted = predict(*tested, final)
+    adapter.save(console, workdir, config, lifted, final)
     if not training.is_first():
         return
-    write_predictions(workdir, [task.metric], predicted, test_set["label"])
-    write_report(workdir, config, task, start, result)
+    write_report(workdir, config, task, start, result, (predicted, test_set["label"]))
     console.print(
         f"{task.metric} {result.last(f'eval/{task.metric}'):.4f}; {workdir / 'report.html'}"
     )
 
 
+def check(config: ConfigDict) -> None:
+    """Refuses settings that could only fail later."""
+    if config.steps < 1:
+        raise ValueError(f"steps = {config.steps}: at least 1 is needed")
+    check_choice("train", config.train, RULES)
+    check_choice("on_nonfinite", config.on_nonfinite, ("stop", "skip"))
+
+
 def lift(config: ConfigDict, base: hub.Pretrained) -> lora.Lifted:
     """Puts the adapter's factors beside the params of the encoder."""
     ids = jax.ShapeDtypeStruct((config.batch_size, config.length), "int32")
-    method = lora.make_method(**config.method)
-    return lora.lift(base.apply, base.params, ids, ids, ids, method=method, targets=config.targets)
+    return lora.lift(
+        base.apply,
+        base.params,
+        ids,
+        ids,
+        ids,
+        method=adapter.method_of(config),
+        targets=config.targets,
+    )
 
 
 def check_choice(field: str, value: str, choices: Collection[str]) -> None:

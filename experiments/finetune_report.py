@@ -5,17 +5,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from lora_jax import reports, training
 from lora_jax.data import Task
 from lora_jax.reports import Curve, Section, curves_plot, html
+from lora_jax.reports.saved_run import write_predictions
 
 
 def write_report(
-    workdir: Path, config: ConfigDict, task: Task, start: float, result: training.Result
+    workdir: Path,
+    config: ConfigDict,
+    task: Task,
+    start: float,
+    result: training.Result,
+    tested: tuple[np.ndarray, np.ndarray],
 ) -> None:
-    """Writes results.json and report.html; `start` is the metric before the first step."""
+    """Writes predictions.json, results.json and report.html.
+
+    Args:
+      workdir: where to.
+      config: of the run.
+      task: what was learnt.
+      start: the metric before the first step.
+      result: of the training.
+      tested: what was predicted for the test set at the end, and what is right.
+    """
+    write_predictions(workdir, [task.metric], *tested)
     name = f"eval/{task.metric}"
     better = min if config.best.mode == "min" else max
     last, (best_step, best) = result.last(name), result.best(name, better)

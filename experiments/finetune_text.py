@@ -4,9 +4,9 @@
 
 Before and after training it computes the loss on the test set, generates answers to it, and scores
 these by the metrics of the task. The same command resumes a run that was stopped or killed, and
-ends with the same bits. Writes config.json, metrics.jsonl, checkpoints/, predictions.json,
-results.json and report.html. `--resume`, `--tensorboard`, `--wandb` and `--profile` as in
-`experiments.finetune`.
+ends with the same bits. Writes config.json, metrics.jsonl, checkpoints/, adapter/ (PEFT's files),
+predictions.json, results.json and report.html. `--resume`, `--tensorboard`, `--wandb` and
+`--profile` as in `experiments.finetune`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 import lora_jax as lora
+from experiments import adapter
 from experiments.finetune import (
     MAY_CHANGE,
     define_flags,
@@ -43,7 +44,7 @@ from lora_jax.data import (
     training_batches,
 )
 from lora_jax.data.names import known
-from lora_jax.evaluation import answer, score_answers
+from lora_jax.evaluation import BeamSearch, answer, score_answers
 from lora_jax.reports import plan
 from lora_jax.training.language_model import init_variables, loss, make_outputs, score
 from lora_jax.training.loop import Resume
@@ -69,6 +70,7 @@ def defaults() -> ConfigDict:
     config.train = "lora"  # or "full"
     config.targets = ("q_proj", "v_proj")
     config.method = ConfigDict({"name": "LoRA", "rank": 8, "alpha": 16.0, "dropout": 0.0})
+    config.adapter = ""  # PEFT's files, such as adapter/ of another run, to start from
     # Devices by what they split; -1: all that the others leave. It changes no number.
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
     config.seed = 0
@@ -80,10 +82,13 @@ def defaults() -> ConfigDict:
     config.optimizer.update(weight_decay=0.01, no_decay=(), clip=1.0, spike=0.0)
     config.optimizer.update(lora_plus=0.0, ema=0.0)
     config.optimizer.groups = ConfigDict()
+    config.label_smoothing = 0.0  # share of a target that is spread over the vocabulary
     config.train_examples = 0  # at most; 0: all
     config.evaluation_examples = 0  # of the test set, evenly spread over it, at most; 0: all
     config.evaluation_batch_size = 32
     config.max_new_tokens = 0  # of an answer; 0: as many as the task says
+    # Of answers: greedy, or a beam search whose score is over length ** length_penalty.
+    config.decoding = ConfigDict({"beams": 1, "length_penalty": 1.0, "no_repeat_ngram": 0})
     config.evaluate_every = 0  # steps; the loss alone, on the test set. 0: at the end
     config.checkpoint_every = 100
     config.keep = 2  # checkpoints
@@ -102,10 +107,7 @@ def main(
 ) -> None:
     """Trains, or prints the plan if there is no workdir."""
     console = Console(highlight=False, soft_wrap=True, quiet=not training.is_first())
-    if config.steps < 1:
-        raise ValueError(f"steps = {config.steps}: at least 1 is needed")
-    known(config.train, RULES, "choice of train")
-    known(config.on_nonfinite, ("stop", "skip"), "choice of on_nonfinite")
+    check(config)
     sinks = make_sinks(config, tensorboard, wandb)
 
     mesh = training.make_mesh(config.mesh)
@@ -120,25 +122,28 @@ def main(
         train_set = fill(train_texts.examples, encoder.length)
         test_set = fill(test_texts.examples, encoder.length)
     batches = training_batches(train_set, config.batch_size, seed=config.seed, rows=rows)
-    shape = jax.ShapeDtypeStruct((config.batch_size, encoder.length), "int32")
-    shapes = dict.fromkeys(train_set, shape)
+    shapes = dict.fromkeys(
+        train_set, jax.ShapeDtypeStruct((config.batch_size, encoder.length), "int32")
+    )
 
     # ---- What trains, beside what is frozen
     lifted = lift(config, base) if config.train == "lora" else None
     key = jax.random.key(config.seed)
     init = lambda base, key: init_variables(base, lifted, key)
     variables = training.place(mesh, base, init, key, lifted.sites if lifted else ())
+    variables = adapter.start_from(config, lifted, variables)
     labels = training.label(variables, RULES[config.train], lifted.frozen if lifted else ())
     tokens = config.batch_size * encoder.length * efficiency(train_set)  # of a step
     optimizer = training.make_optimizer(config.optimizer, labels, config.steps, tokens)
     outputs = make_outputs(base, lifted)
     state, frozen, shardings = training.place_state(mesh, variables, labels, optimizer, key)
-    step = training.make_step(partial(loss, outputs), optimizer, shardings, config.micro_batches)
+    trained = make_outputs(base, lifted, smoothing=config.label_smoothing)
+    step = training.make_step(partial(loss, trained), optimizer, shardings, config.micro_batches)
     del variables  # the step donates the trainable ones
     console.print(f"parameters: {training.summary(training.join(state.trainable, frozen), labels)}")
 
     if workdir is None:
-        console.print(lifted or f"no adapter: {config.train}", markup=False)
+        console.print(adapter.describe(config, lifted), markup=False)
         console.print(plan.describe_text_task(task, train_texts, train_set, encoder), markup=False)
         console.print(plan.describe_cost(step, state, frozen, shapes))
         console.print(describe_training(config, optimizer, tokens, None), markup=False)
@@ -155,7 +160,7 @@ def main(
     # Before the first step, which takes the arrays of a base that is trained as a whole.
     identity = training.describe_run(
         base=config.model.sha256 or hub.hash_params(base.params),
-        method=lora.make_method(**config.method) if lifted else None,
+        method=adapter.method_of(config) if lifted else None,
         targets=[site.path for site in lifted.sites] if lifted else (),
         train=config.train,
         seed=config.seed,
@@ -186,11 +191,22 @@ def main(
     )
 
     # ---- Where it ends
-    end = examine(training.join(result.state.trainable, frozen))
+    final = training.join(result.state.trainable, frozen)
+    end = examine(final)
+    adapter.save(console, workdir, config, lifted, final)
     if training.is_first():
         skipped = (*task.skipped, *train_texts.skipped, *test_texts.skipped)
         write_report(workdir, config, task, tests, result, start, end, skipped)
         console.print(f"at the end: {end.summary(task.metric)}; {workdir / 'report.html'}")
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses settings that could only fail later."""
+    if config.steps < 1:
+        raise ValueError(f"steps = {config.steps}: at least 1 is needed")
+    known(config.train, RULES, "choice of train")
+    known(config.on_nonfinite, ("stop", "skip"), "choice of on_nonfinite")
+    search_of(config)
 
 
 class Loaded(NamedTuple):
@@ -236,8 +252,9 @@ def spread(records: Sequence[TextRecord], most: int) -> list[TextRecord]:
 def lift(config: ConfigDict, base: hub.Pretrained) -> lora.Lifted:
     """Puts the adapter's factors beside the params of the decoder."""
     ids = jax.ShapeDtypeStruct((config.batch_size, config.encoding.length), "int32")
-    method = lora.make_method(**config.method)
-    return lora.lift(base.apply, base.params, ids, method=method, targets=config.targets)
+    return lora.lift(
+        base.apply, base.params, ids, method=adapter.method_of(config), targets=config.targets
+    )
 
 
 def measure(
@@ -257,6 +274,7 @@ def measure(
         found.tests,
         max_new_tokens=config.max_new_tokens or found.task.max_new_tokens,
         batch_size=config.evaluation_batch_size,
+        search=search_of(config),
     )
     return Scored(losses, score_answers(found.task.metrics, texts, found.tests), texts)
 
@@ -266,12 +284,14 @@ def merge(lifted: lora.Lifted | None, variables: Mapping[str, Any]) -> dict[str,
     params = variables["params"]
     if lifted is not None:
         params = jax.jit(lifted.merge)(params, variables["adapter"])
-    if jax.process_count() > 1:  # a whole copy for each process, all of which generate the same
-        mesh = jax.tree.leaves(params)[0].sharding.mesh
-        whole = jax.NamedSharding(mesh, jax.P())
-        params = jax.jit(lambda x: x, out_shardings=whole)(params)
-        params = jax.tree.map(lambda x: x.addressable_data(0), params)
-    return params
+    return adapter.whole(params)  # all processes generate the same
+
+
+def search_of(config: ConfigDict) -> BeamSearch | None:
+    """How answers are looked for; None is greedy."""
+    if config.decoding.beams == 1:
+        return None
+    return BeamSearch(**config.decoding.to_dict())
 
 
 if __name__ == "__main__":

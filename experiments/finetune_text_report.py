@@ -79,8 +79,10 @@ def write_report(
         Column("start", "before training", write_interval),
         Column("end", "after", write_interval),
     ]
+    search = config.decoding
+    how = "greedily" if search.beams == 1 else f"by a search with {search.beams} beams"
     asked = (
-        f"{len(tests):,} of {len(task.test):,} test records, answered greedily; in brackets 95 % "
+        f"{len(tests):,} of {len(task.test):,} test records, answered {how}; in brackets 95 % "
         "intervals of the bootstrap over them."
     )
     losses = curves_plot([_curve(result, "loss")])

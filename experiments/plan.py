@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 import lora_jax as lora
+from experiments.adapter import method_of
 from experiments.finetune import RULES, check_choice
 from experiments.launch import launch
 from experiments.plan_report import StepPlan, print_plan, write_report
@@ -194,7 +195,7 @@ def describe_run(config: ConfigDict, base: hub.Pretrained) -> Run:
     inputs = (ids,) if writes else (ids, ids, ids)
     lifted = None
     if config.train == "lora":
-        method = lora.make_method(**config.method)
+        method = method_of(config)
         lifted = lora.lift(base.apply, base.params, *inputs, method=method, targets=config.targets)
     if writes:
         init = language_model.init_variables

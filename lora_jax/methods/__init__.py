@@ -2,7 +2,7 @@
 
 from lora_jax.methods.adalora import AdaLoRA, orthogonality
 from lora_jax.methods.bitfit import BitFit
-from lora_jax.methods.by_name import METHODS, make_method
+from lora_jax.methods.by_name import METHODS, make_method, method_fields
 from lora_jax.methods.dora import DoRA
 from lora_jax.methods.full import Full
 from lora_jax.methods.fused import Fused
@@ -49,6 +49,7 @@ __all__ = [
     "drop_ranks",
     "init_allocation",
     "make_method",
+    "method_fields",
     "orthogonality",
     "project_gradients",
 ]

@@ -71,7 +71,7 @@ def make_method(name: str = "LoRA", **fields: Any) -> Method:
         near = spelt[_nearest(_plain(name), spelt)]
         raise ValueError(f"unknown method {name!r}; nearest: {near!r}; known: {', '.join(METHODS)}")
     kind = METHODS[spelt[_plain(name)]]
-    known = [field.name for field in dataclasses.fields(kind) if field.init]
+    known = _fields(kind)
     for field in fields:
         if field not in known:
             near = _nearest(field, known)
@@ -81,6 +81,20 @@ def make_method(name: str = "LoRA", **fields: Any) -> Method:
             )
     made: Method = kind(**fields)
     return made
+
+
+def method_fields(name: str) -> tuple[str, ...]:
+    """The fields of a method, by its name as of `make_method`; none where there is no such method.
+
+    >>> method_fields("ia3")
+    ('feedforward', 'dtype')
+    """
+    kinds = {_plain(known): kind for known, kind in METHODS.items()}
+    return tuple(_fields(kinds[_plain(name)])) if _plain(name) in kinds else ()
+
+
+def _fields(kind: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(kind) if field.init]
 
 
 def _plain(name: str) -> str:

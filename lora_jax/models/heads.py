@@ -70,19 +70,28 @@ def init_classifier(key: PRNGKeyArray, dim: int, classes: int, *, dense: bool = 
     return head | {"dense": _init_linear(inner, dim, dim)} if dense else head
 
 
-def classify(head: Head, pooled: Float[Array, "batch dim"]) -> Float[Array, "batch classes"]:
+def classify(
+    head: Head,
+    pooled: Float[Array, "batch dim"],
+    *,
+    dropout: float = 0.0,
+    key: PRNGKeyArray | None = None,
+) -> Float[Array, "batch classes"]:
     """Computes the logits in float32.
 
     Args:
         head: the result of `init_classifier`.
         pooled: the result of `pool`.
+        dropout: rate in [0, 1) on what each layer takes in, as RoBERTa's classifier has it.
+        key: source of randomness; without one nothing is dropped.
 
     Returns:
         The logits.
     """
+    outer, inner = (None, None) if key is None else jax.random.split(key)
     if "dense" in head:
-        pooled = project(head["dense"], pooled)
-    return _linear(head, pooled)
+        pooled = project(head["dense"], _drop(pooled, dropout, inner))
+    return _linear(head, _drop(pooled, dropout, outer))
 
 
 def project(
@@ -90,6 +99,15 @@ def project(
 ) -> Float[Array, "batch dim"]:
     """Applies a dense layer and tanh: BERT's pooler, and the first half of RoBERTa's classifier."""
     return jnp.tanh(_linear(dense, pooled))
+
+
+def _drop(
+    x: Float[Array, "batch dim"], rate: float, key: PRNGKeyArray | None
+) -> Float[Array, "batch dim"]:
+    if key is None or not rate:
+        return x
+    kept = jax.random.bernoulli(key, 1 - rate, x.shape)
+    return jnp.where(kept, x / (1 - rate), 0)
 
 
 def _init_linear(key: PRNGKeyArray, ins: int, outs: int) -> dict[str, Array]:

@@ -23,7 +23,12 @@ Outputs = Callable[..., jax.Array]
 
 
 def init_variables(
-    base: Pretrained, lifted: Lifted | None, outputs: int, key: jax.Array
+    base: Pretrained,
+    lifted: Lifted | None,
+    outputs: int,
+    key: jax.Array,
+    *,
+    dense: bool = False,
 ) -> dict[str, Any]:
     """Puts a new head, and new factors if there is an adapter, beside the params of the base.
 
@@ -32,20 +37,35 @@ def init_variables(
       lifted: its function with an adapter; None for none.
       outputs: numbers that the head returns for a text.
       key: the source of randomness.
+      dense: whether the head has RoBERTa's extra layer.
 
     Returns:
       `{"params", "head"}`, and `"adapter"`.
     """
     head_key, adapter_key = jax.random.split(key)
     variables = {"params": base.params}
-    variables["head"] = init_classifier(head_key, base.config.dim, outputs)
+    variables["head"] = init_classifier(head_key, base.config.dim, outputs, dense=dense)
     if lifted is not None:
         variables["adapter"] = lifted.init(adapter_key, base.params)
     return variables
 
 
-def make_outputs(base: Pretrained, lifted: Lifted | None, pooling: str) -> Outputs:
-    """Makes `outputs(variables, batch, rng=None)`, which returns an array [batch, outputs]."""
+def make_outputs(
+    base: Pretrained, lifted: Lifted | None, pooling: str, *, dropout: float = 0.0
+) -> Outputs:
+    """Makes `outputs(variables, batch, rng=None)`, which returns an array [batch, outputs].
+
+    Args:
+      base: the pretrained encoder.
+      lifted: its function with an adapter; None for none.
+      pooling: "mean" or "cls".
+      dropout: rate on what the head takes in, wherever there is an `rng`.
+
+    Raises:
+      ValueError: the rate is not in [0, 1).
+    """
+    if not 0 <= dropout < 1:
+        raise ValueError(f"the head's dropout is {dropout}, but a rate lies in [0, 1)")
     apply = base.apply  # and not `base`, whose params a caller may want to let go of
 
     def outputs(variables: Variables, batch: Batch, rng: jax.Array | None = None) -> jax.Array:
@@ -54,7 +74,10 @@ def make_outputs(base: Pretrained, lifted: Lifted | None, pooling: str) -> Outpu
             hidden = apply(variables["params"], *inputs)
         else:
             hidden = lifted(variables["params"], variables["adapter"], *inputs, rng=rng)
-        found = classify(variables["head"], pool(hidden, batch["mask"], pooling))
+        pooled = pool(hidden, batch["mask"], pooling)
+        # Another key than the adapter's dropout draws from.
+        key = None if rng is None or not dropout else jax.random.fold_in(rng, 1)
+        found = classify(variables["head"], pooled, dropout=dropout, key=key)
         if "classes" in variables:  # a member of a sweep, whose head is filled up
             found = jnp.where(jnp.arange(found.shape[-1]) < variables["classes"], found, -jnp.inf)
         return found

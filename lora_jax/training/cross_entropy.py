@@ -32,7 +32,11 @@ class TokenLosses(NamedTuple):
 
 
 def cross_entropy(
-    targets: Int[ArrayLike, "batch length"], chunk: int = CHUNK, *, frozen_head: bool = False
+    targets: Int[ArrayLike, "batch length"],
+    chunk: int = CHUNK,
+    *,
+    frozen_head: bool = False,
+    smoothing: float = 0.0,
 ) -> Outputs:
     """Asks a decoder for the cross-entropy of each token in place of its logits.
 
@@ -48,16 +52,21 @@ def cross_entropy(
       frozen_head: the loss is differentiated, and not with respect to the head: the gradient of the
         hidden states is computed with the loss, which saves applying the head again. That of the
         head is then zero, whatever it is.
+      smoothing: share in [0, 1) of the target that is spread over the whole vocabulary (Szegedy et
+        al., 2015, section 7).
 
     Returns:
       What `apply(params, ids, outputs=...)` takes to return `TokenLosses`.
 
     Raises:
-      ValueError: a chunk of no tokens.
+      ValueError: a chunk of no tokens, or a share that is none.
     """
     if chunk < 1:
         raise ValueError(f"a chunk of {chunk} tokens: at least 1 is needed")
-    losses = _losses_with_gradient if frozen_head else _losses_again
+    if not 0 <= smoothing < 1:
+        raise ValueError(f"label smoothing of {smoothing}: a share lies in [0, 1)")
+    kind = _losses_with_gradient if frozen_head else _losses_again
+    losses = functools.partial(kind, smoothing)
     return jax.tree_util.Partial(functools.partial(_in_chunks, losses, chunk), jnp.asarray(targets))
 
 
@@ -84,12 +93,15 @@ def _in_chunks(
     return TokenLosses(*map(join, lax.map(lambda part: losses_of(head, *part), parts)))
 
 
-def _losses_again(head: Head, hidden: Array, targets: Array) -> TokenLosses:
+def _losses_again(smoothing: float, head: Head, hidden: Array, targets: Array) -> TokenLosses:
     """The losses; the backward pass computes the logits again."""
-    return jax.checkpoint(lambda hidden: _token_losses(head(hidden), targets))(hidden)
+    losses = lambda hidden: _token_losses(head(hidden), targets, smoothing)
+    return jax.checkpoint(losses)(hidden)
 
 
-def _losses_with_gradient(head: Head, hidden: Array, targets: Array) -> TokenLosses:
+def _losses_with_gradient(
+    smoothing: float, head: Head, hidden: Array, targets: Array
+) -> TokenLosses:
     """The losses as a linear function of the hidden states: the backward pass is one product.
 
     The loss of a token depends on its own hidden state alone, so one pass backward gives the
@@ -101,17 +113,33 @@ def _losses_with_gradient(head: Head, hidden: Array, targets: Array) -> TokenLos
     peak, total = _peak_and_total(logits)
     target = _of_target(logits, targets)
     slope = jnp.exp(logits - total[..., None]) - _is_target(logits, targets)
+    if smoothing:
+        slope += smoothing * (_is_target(logits, targets) - 1 / logits.shape[-1])
     (gradient,) = pull_back(slope.astype(logits.dtype))
     moved = ((hidden - fixed) * lax.stop_gradient(gradient)).astype(logits.dtype).sum(axis=-1)
-    return TokenLosses(lax.stop_gradient(total - target) + moved, target >= peak)
+    loss = total - _smoothed(logits, target, smoothing)
+    return TokenLosses(lax.stop_gradient(loss) + moved, target >= peak)
 
 
 def _token_losses(
-    logits: Float[Array, "batch length vocabulary"], targets: Int[Array, "batch length"]
+    logits: Float[Array, "batch length vocabulary"],
+    targets: Int[Array, "batch length"],
+    smoothing: float,
 ) -> TokenLosses:
     peak, total = _peak_and_total(logits)
     target = jnp.where(_is_target(logits, targets), logits, 0).sum(axis=-1)
-    return TokenLosses(total - target, target >= peak)
+    return TokenLosses(total - _smoothed(logits, target, smoothing), target >= peak)
+
+
+def _smoothed(
+    logits: Float[Array, "batch length vocabulary"],
+    target: Float[Array, "batch length"],
+    smoothing: float,
+) -> Float[Array, "batch length"]:
+    """The logit that the smoothed target expects."""
+    if not smoothing:
+        return target
+    return (1 - smoothing) * target + smoothing * logits.mean(axis=-1)
 
 
 def _peak_and_total(

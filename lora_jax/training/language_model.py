@@ -56,7 +56,12 @@ def init_variables(base: Pretrained, lifted: Lifted | None, key: jax.Array) -> d
 
 
 def make_outputs(
-    base: Pretrained, lifted: Lifted | None, chunk: int = CHUNK, *, frozen_head: bool = False
+    base: Pretrained,
+    lifted: Lifted | None,
+    chunk: int = CHUNK,
+    *,
+    frozen_head: bool = False,
+    smoothing: float = 0.0,
 ) -> Outputs:
     """Makes the function that is trained.
 
@@ -66,6 +71,7 @@ def make_outputs(
       chunk: tokens whose logits are held at once, as in `cross_entropy`.
       frozen_head: for a loss whose head does not train, as in `cross_entropy`: neither its own
         weights nor, where it is tied, the table of tokens. To score, leave it.
+      smoothing: of the labels, as in `cross_entropy`; none to score.
 
     Returns:
       `outputs(variables, batch, rng=None)`, which returns `Predictions`. The batch holds `ids`,
@@ -80,7 +86,7 @@ def make_outputs(
 
     def outputs(variables: Variables, batch: Batch, rng: jax.Array | None = None) -> Predictions:
         targets, weight = next_tokens(batch)
-        losses = cross_entropy(targets, chunk, frozen_head=frozen_head)
+        losses = cross_entropy(targets, chunk, frozen_head=frozen_head, smoothing=smoothing)
         named = {"segments": batch["segments"], "outputs": losses}
         found: Any  # TokenLosses, which is not what the model returns by default
         if lifted is None:

@@ -153,3 +153,12 @@ def test_ids_of_the_wrong_number_of_axes_are_refused(head):
     shape = r"\[batch, choices, length\]" if head == "multiple_choice" else r"\[batch, length\]"
     with pytest.raises(ValueError, match=f"{head}.* takes {shape}"):
         model.apply(model.params, ids, ids)
+
+
+def test_what_a_head_takes_in_is_dropped_out_while_there_is_a_key():
+    head = {"kernel": jnp.eye(2000), "bias": jnp.zeros(2000)}
+    x = jnp.ones((1, 2000))
+    dropped = models.classify(head, x, dropout=0.25, key=jax.random.key(0))
+    assert set(np.unique(np.asarray(dropped)).tolist()) == {0.0, float(np.float32(1 / 0.75))}
+    assert 0.2 < float((dropped == 0).mean()) < 0.3
+    np.testing.assert_array_equal(models.classify(head, x, dropout=0.25), x)

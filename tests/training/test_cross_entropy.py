@@ -62,6 +62,35 @@ def test_any_chunk_gives_the_loss_of_each_token_and_its_gradient(batch, length, 
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_smoothed_labels_give_the_loss_of_optax_and_its_gradient(frozen):
+    rng = np.random.default_rng(0)
+    hidden = rng.normal(size=(2, 5, 4)).astype(np.float32)
+    table = rng.normal(size=(4, 11)).astype(np.float32)
+    targets = rng.integers(0, 11, (2, 5)).astype(np.int32)
+
+    def in_chunks(hidden):
+        asked = cross_entropy(targets, 4, frozen_head=frozen, smoothing=0.1)
+        found = asked(hidden, lambda h: h @ table)
+        return found.loss.sum(), found
+
+    def whole(hidden):
+        smooth = optax.smooth_labels(jax.nn.one_hot(targets, 11), 0.1)
+        losses = optax.softmax_cross_entropy(hidden @ table, smooth)
+        return losses.sum(), losses
+
+    (_, found), gradient = jax.jit(jax.value_and_grad(in_chunks, has_aux=True))(hidden)
+    (_, losses), wanted = jax.jit(jax.value_and_grad(whole, has_aux=True))(hidden)
+    np.testing.assert_allclose(found.loss, losses, rtol=1e-5)
+    np.testing.assert_array_equal(found.right, (hidden @ table).argmax(-1) == targets)
+    np.testing.assert_allclose(gradient, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_a_share_that_is_none_is_refused():
+    with pytest.raises(ValueError, match=r"label smoothing of 1.0: a share lies in \[0, 1\)"):
+        cross_entropy(np.zeros((1, 2), np.int32), smoothing=1.0)
+
+
 # The head: the table of tokens, adapted or quantised, capped (Gemma 2); or a matrix of its own.
 HEADS = {
     "tied": ("gpt2", {"embed": lora.LoRA(2)}, None),

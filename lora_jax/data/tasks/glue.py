@@ -141,7 +141,17 @@ CLASS_NAMES: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def glue(name: str, directory: str | Path | None = None, *, bad_rows: str | None = None) -> Task:
+# Of tasks that GLUE scores twice, the other metric.
+OTHER_METRICS: Mapping[str, str] = {"mrpc": "accuracy", "qqp": "f1", "stsb": "pearson"}
+
+
+def glue(
+    name: str,
+    directory: str | Path | None = None,
+    *,
+    metric: str | None = None,
+    bad_rows: str | None = None,
+) -> Task:
     """Reads a task of GLUE.
 
     Args:
@@ -149,6 +159,8 @@ def glue(name: str, directory: str | Path | None = None, *, bad_rows: str | None
         scores of "stsb" lie in [0, 5].
       directory: holds `CoLA`, `MRPC`, ...; by default `glue` below the environment variable
         `LORA_JAX_DATA`, or else what TFDS prepared, or the hub's copy.
+      metric: of "mrpc" also "accuracy", of "qqp" also "f1", of "stsb" also "pearson"; by default
+        the one that `TASKS` names.
       bad_rows: "raise" or "skip"; by default "skip" for "qqp", whose training file has a few lines
         cut short, and "raise" for the others.
 
@@ -157,9 +169,13 @@ def glue(name: str, directory: str | Path | None = None, *, bad_rows: str | None
 
     Raises:
       FileNotFoundError: the directory or a file is not there.
-      ValueError: an unknown name, or a line that is not as it should be; its number is named.
+      ValueError: an unknown name or metric, or a line that is not as it should be; its number is
+        named.
     """
     layout = TASKS[known(name, TASKS, "GLUE task")]
+    if metric is not None:
+        choices = (layout.metric, OTHER_METRICS.get(name, layout.metric))
+        layout = layout._replace(metric=known(metric, choices, f"metric of {name}"))
     bad_rows = bad_rows or ("skip" if name == "qqp" else "raise")
     reading = Reading(source(layout), directory, bad_rows, functools.partial(_read, layout))
     train, test = (
