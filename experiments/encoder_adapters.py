@@ -35,6 +35,15 @@ def load_sets(name: str, options: dict[str, Any], base: hub.Pretrained, length: 
     return TaskSets(task, *sides)
 
 
+def listed(names: Sequence[str]) -> list[str]:
+    """Names of a config; a flag on the command line gives one string with commas.
+
+    >>> listed(("q_proj,v_proj",))
+    ['q_proj', 'v_proj']
+    """
+    return [name for name in ",".join(names).split(",") if name]
+
+
 def check_seeds(seeds: Sequence[Any], least: int) -> None:
     """Refuses seeds that could only fail after training."""
     found = list(seeds)

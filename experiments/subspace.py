@@ -30,6 +30,7 @@ from experiments.encoder_adapters import (
     TaskSets,
     Trainer,
     check_seeds,
+    listed,
     load_sets,
     read_adapter,
     save_adapter,
@@ -108,7 +109,7 @@ def main(config: ConfigDict, workdir: Path | None) -> None:
 
     # ---- What they share, and how each stands to W
     console.print("comparing")
-    grids = compare_pairs(make_pairs(runs), config.sides, jax.random.key(0))
+    grids = compare_pairs(make_pairs(runs), listed(config.sides), jax.random.key(0))
     measures = [
         measure_adapter(run.adapter, base.params, config.energy, config.intruders.to_dict())
         for run in runs
@@ -119,9 +120,9 @@ def main(config: ConfigDict, workdir: Path | None) -> None:
 
 def check(config: ConfigDict) -> None:
     """Refuses what could only fail after training."""
-    if not config.sides:
+    if not listed(config.sides):
         raise ValueError(f"sides = (): name one or more of {', '.join(SIDES)}")
-    for side in config.sides:
+    for side in listed(config.sides):
         known(side, SIDES, "side")
     if not 0 < config.energy <= 1:
         raise ValueError(f"energy = {config.energy}: a share in (0, 1] is needed")
@@ -140,8 +141,8 @@ def check(config: ConfigDict) -> None:
 
 
 def directories(config: ConfigDict) -> list[Path]:
-    """The directories of adapters: a flag on the command line gives one string with commas."""
-    return [Path(name) for name in ",".join(config.adapters).split(",") if name]
+    """The directories of adapters."""
+    return [Path(name) for name in listed(config.adapters)]
 
 
 def load_runs(folders: list[Path], base: hub.Pretrained) -> list[Run]:
@@ -167,7 +168,7 @@ def make_lifts(config: ConfigDict, base: hub.Pretrained) -> dict[int, lora.Lifte
     for rank in config.ranks:
         method = lora.LoRA(rank=rank, alpha=config.alpha)
         lifts[rank] = lora.lift(
-            base.apply, base.params, ids, ids, ids, method=method, targets=config.targets
+            base.apply, base.params, ids, ids, ids, method=method, targets=listed(config.targets)
         )
     return lifts
 

@@ -30,6 +30,7 @@ from experiments.encoder_adapters import (
     TaskSets,
     Trainer,
     check_seeds,
+    listed,
     load_sets,
     read_adapter,
     save_adapter,
@@ -134,7 +135,7 @@ def check(config: ConfigDict) -> None:
     if folders:
         return
     check_seeds(config.seeds, least=1)
-    for kind in config.kinds:
+    for kind in listed(config.kinds):
         known(kind, KINDS, "kind")
     if not 0 < config.density <= 1:
         raise ValueError(f"density = {config.density}: a share in (0, 1] is needed")
@@ -143,15 +144,17 @@ def check(config: ConfigDict) -> None:
 
 
 def directories(config: ConfigDict) -> list[Path]:
-    """The directories of adapters: a flag on the command line gives one string with commas."""
-    return [Path(name) for name in ",".join(config.adapters).split(",") if name]
+    """The directories of adapters."""
+    return [Path(name) for name in listed(config.adapters)]
 
 
 def lift(config: ConfigDict, base: hub.Pretrained) -> lora.Lifted:
     """Puts factors beside the params of the encoder; those of all tasks have the same shapes."""
     ids = jax.ShapeDtypeStruct((config.batch_size, config.length), jnp.int32)
     method = lora.make_method(**config.method)
-    return lora.lift(base.apply, base.params, ids, ids, ids, method=method, targets=config.targets)
+    return lora.lift(
+        base.apply, base.params, ids, ids, ids, method=method, targets=listed(config.targets)
+    )
 
 
 def load_adapters(config: ConfigDict, base: hub.Pretrained, folders: list[Path]) -> Switchable:

@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import lora_jax as lora
-from experiments.encoder_adapters import TaskSets
+from experiments.encoder_adapters import TaskSets, listed
 from lora_jax import hub
 from lora_jax.adapters.low_rank import weights_by_path
 from lora_jax.adapters.route import Routed, gather
@@ -190,7 +190,7 @@ def measure_interference(
     merge = jax.jit(lifted.merge)
     combined = {
         f"{kind}, weights {weight:g}": _merge_all(config, lifted, kind, weight)
-        for kind in config.kinds
+        for kind in listed(config.kinds)
         for weight in config.weights
     }
     found: dict[tuple[str, str], list[float]] = {}

@@ -18,7 +18,7 @@ FIXTURES = Path(__file__).parent.parent / "fixtures"
 STUDY = [
     "--config=configs/subspace.py",
     *TINY,
-    "--config.targets=q_proj,",
+    "--config.targets=q_proj",
     "--config.ranks=2,4",
     "--config.seeds=0,1",
     "--config.steps=2",
