@@ -28,9 +28,13 @@ class TaskSets(NamedTuple):
     test: Examples
 
 
-def load_sets(name: str, options: dict[str, Any], base: hub.Pretrained, length: int) -> TaskSets:
-    """Reads a task and encodes its texts."""
+def load_sets(
+    name: str, options: dict[str, Any], base: hub.Pretrained, length: int, most: int = 0
+) -> TaskSets:
+    """Reads a task and encodes its texts; to test on `most` at most, evenly spread, or all for 0."""
     task = load_task(name, options)
+    count = min(most or len(task.test), len(task.test))
+    task = task._replace(test=tuple(task.test[i * len(task.test) // count] for i in range(count)))
     sides = (encode(side, base.tokenizer, length) for side in (task.train, task.test))
     return TaskSets(task, *sides)
 

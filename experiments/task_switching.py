@@ -56,15 +56,16 @@ def defaults() -> ConfigDict:
     config.adapters = ()  # directories of PEFT's files; then nothing is trained or scored
     config.tasks = ConfigDict()  # name -> options of the task
     config.pooling = "mean"
-    config.length = 32  # tokens of an example
+    config.length = 24  # tokens of an example
     config.targets = ("q_proj", "v_proj")
     config.method = ConfigDict({"rank": 8, "alpha": 16.0})
     config.seeds = (0, 1, 2)
-    config.steps = 120
+    config.steps = 80
     config.batch_size = 8
     config.optimizer = ConfigDict({"name": "adamw", "learning_rate": 2e-3, "schedule": "linear"})
     config.optimizer.update(warmup=0.1, weight_decay=0.01, clip=1.0)
     config.optimizer.groups = ConfigDict({"head": {"multiplier": 10.0}})
+    config.evaluation_examples = 288  # of each test set, evenly spread over it, at most; 0: all
     config.evaluation_batch_size = 96
     config.cycles = 20  # in each, every adapter is merged and taken out again
     config.rounds = 30  # of timing
@@ -94,7 +95,9 @@ def main(config: ConfigDict, workdir: Path | None) -> None:
     else:
         lifted = lift(config, base)
         sets = {
-            name: load_sets(name, options.to_dict(), base, config.length)
+            name: load_sets(
+                name, options.to_dict(), base, config.length, config.evaluation_examples
+            )
             for name, options in config.tasks.items()
         }
         if workdir is None:
