@@ -31,7 +31,7 @@ class TaskSets(NamedTuple):
 def load_sets(
     name: str, options: dict[str, Any], base: hub.Pretrained, length: int, most: int = 0
 ) -> TaskSets:
-    """Reads a task and encodes its texts; to test on `most` at most, evenly spread, or all for 0."""
+    """Reads a task and encodes its texts; of those to test on `most` (0: all), evenly spread."""
     task = load_task(name, options)
     count = min(most or len(task.test), len(task.test))
     task = task._replace(test=tuple(task.test[i * len(task.test) // count] for i in range(count)))
