@@ -165,7 +165,7 @@ def make_lifts(config: ConfigDict, base: hub.Pretrained) -> dict[int, lora.Lifte
     """The lifted encoder of each rank."""
     ids = jax.ShapeDtypeStruct((config.batch_size, config.length), jnp.int32)
     lifts = {}
-    for rank in config.ranks:
+    for rank in sorted(config.ranks):
         method = lora.LoRA(rank=rank, alpha=config.alpha)
         lifts[rank] = lora.lift(
             base.apply, base.params, ids, ids, ids, method=method, targets=listed(config.targets)

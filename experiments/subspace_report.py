@@ -185,10 +185,15 @@ def module_of(path: str) -> str:
 
 
 def heat_maps(grids: Sequence[Grid]) -> list[tuple[str, str]]:
-    """A figure for each kind, group and side: φ above chance, per layer and module."""
+    """A figure for each kind and side: φ above chance, per layer and module.
+
+    Of comparisons within a rank those of the highest are drawn; phi.npz holds all.
+    """
+    largest = {grid.kind: grid.group for grid in grids}  # the last: ranks rise
     figures: dict[tuple[str, str, str], list[Grid]] = {}
     for grid in grids:
-        figures.setdefault((grid.kind, grid.group, grid.side), []).append(grid)
+        if grid.kind == "ranks" or grid.group == largest[grid.kind]:
+            figures.setdefault((grid.kind, grid.group, grid.side), []).append(grid)
     drawn = []
     for (kind, group, side), those in figures.items():
         maps = [
