@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,8 +43,6 @@ from lora_jax.training.sweep_program import (
     solo_runs,
     without_settings,
 )
-
-OnDivergence = Literal["stop", "skip"]
 
 _MEMBERS = PartitionSpec("data")  # of every array with a leading axis of members
 
@@ -182,7 +180,7 @@ def make_sweep(
     ranks: Ranks = None,
     chunk: int = 0,
     micro_batches: int = 1,
-    on_divergence: OnDivergence = "stop",
+    on_divergence: str = "stop",
     mesh: Mesh | None = None,
     **kwargs: Any,
 ) -> Sweep:

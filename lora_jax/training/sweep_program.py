@@ -84,14 +84,28 @@ class Program:
             found.pop("params"),
             self.labels["params"],
         )
-        tree = {name: pad(found.get(name), like) for name, like in self.shapes.items()}
+        tree = {k: _pad(member.name, k, found.get(k), like) for k, like in self.shapes.items()}
         for path, own in self.joint.settings(member).items():
             tree["adapter"][path] |= own
         if CLASSES in self.labels:
             tree[CLASSES] = np.int32(member.outputs)
         fixed = self.joint.fixed(member)
+        self._check_learns(member, fixed)
         learns = {path: float(path not in fixed) for path in self.unequal}
         return {"params": params, **tree, SETTINGS: settings(settled, learns, data)}
+
+    def _check_learns(self, member: Member, fixed: set[str]) -> None:
+        """Raises `ValueError` where a member trains other arrays than this program can."""
+        adapted = set(self.joint.settings(member)) & {path.rpartition("/")[0] for path in fixed}
+        labels = self.labels.get("adapter", {})
+        for site in adapted:
+            for name, found in labels[site].items():
+                path = f"{site}/{name}"
+                if path in fixed and found != FROZEN and path not in self.unequal:
+                    raise ValueError(
+                        f"{member.name!r} does not train {path}, and in this sweep all members "
+                        f"do: make another one"
+                    )
 
     def separate(self, variables: PyTree) -> tuple[PyTree, PyTree]:
         """Parts variables, or their frozen ones, into each member's own and what all share."""
@@ -130,6 +144,13 @@ class Program:
             return make_step(loss_of, optimizer, micro_batches=micro_batches)(state, frozen, batch)
 
         return step
+
+
+def _pad(name: str, collection: str, tree: Any, like: Any) -> Any:
+    try:
+        return pad(tree, like)
+    except ValueError as error:
+        raise ValueError(f"{name!r} does not fit this sweep: {collection}: {error}") from error
 
 
 def solo_runs(members: Sequence[Member], joint: JointLift, init: InitMember) -> list[Solo]:

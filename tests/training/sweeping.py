@@ -81,6 +81,8 @@ def member(name, targets=("q_proj",), task="colours", **fields):
     """A member; fields of its optimiser are given beside its own."""
     own = {k: fields.pop(k) for k in ("method", "seed", "data_seed", "outputs") if k in fields}
     own = {"method": lora.LoRA(rank=2, alpha=4.0), "outputs": CLASSES[task], **own}
+    if "rule" in fields:
+        fields["name"] = fields.pop("rule")
     optimizer = {"learning_rate": 2e-3, "warmup": 0.1, "weight_decay": 0.01, **fields}
     return training.Member(name=name, targets=targets, task=task, optimizer=optimizer, **own)
 
