@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from lora_jax.models.checks import check_name
+from lora_jax.models.normal import softmax
 from lora_jax.models.product import product
 
 # "plain" is written out here and is the reference; "xla" and "cudnn" are those of
@@ -75,7 +76,7 @@ def attention(
         scores = scores + _group(bias, kv_heads)
     # The lowest finite number, not -inf: a row of padding alone then stays free of NaN.
     scores = jnp.where(_group(allowed, kv_heads), scores, jnp.finfo(scores.dtype).min)
-    weights = jax.nn.softmax(scores, axis=-1)
+    weights = softmax(scores, dtype)
     mixed = product("bkgqs,bskd->bqkgd", weights, v, dtype).astype(dtype)
     return mixed.reshape(*q.shape[:3], v.shape[-1])
 

@@ -2,9 +2,9 @@
 
 import jax.numpy as jnp
 from flax import nnx
-from jax import lax
 from jaxtyping import Array, Float, Int
 
+from lora_jax.models.normal import divide_by_size, standardize
 from lora_jax.models.product import product
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -58,8 +58,7 @@ class LayerNorm(nnx.Module):
     def __call__(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
         """Normalises the last axis."""
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        x = x - x.mean(-1, keepdims=True)
-        x = x * lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.eps)
+        x = standardize(x, self.eps)
         return (x * self.scale[...] + self.bias[...]).astype(self.dtype)
 
 
@@ -82,7 +81,7 @@ class RMSNorm(nnx.Module):
     def __call__(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
         """Normalises the last axis."""
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        x = x * lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.eps)
+        x = divide_by_size(x, self.eps)
         scale = self.scale[...].astype(x.dtype)
         return (x * (scale + 1 if self.from_one else scale)).astype(self.dtype)
 
