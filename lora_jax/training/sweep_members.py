@@ -74,11 +74,7 @@ def check_members(members: Sequence[Member]) -> None:
 
 
 def by_task(members: Sequence[Member]) -> dict[str, np.ndarray]:
-    """The numbers of the members of each task.
-
-    >>> by_task([Member(name=name, task=task) for name, task in ("ax", "by", "cx")])
-    {'x': array([0, 2]), 'y': array([1])}
-    """
+    """The numbers of the members of each task, in order."""
     tasks = np.array([member.task for member in members])
     return {str(task): np.flatnonzero(tasks == task) for task in dict.fromkeys(tasks)}
 
@@ -162,8 +158,9 @@ def make_members(config: Config, **shared: Any) -> list[Member]:
       ValueError: neither or both are given, a field that there is not, or no values for one.
 
     Example:
+      >>> from lora_jax import training
       >>> grid = {"rank": (2, 4), "learning_rate": (0.1,)}
-      >>> [m.name for m in make_members({"grid": grid}, targets=("q_proj",))]
+      >>> [m.name for m in training.make_members({"grid": grid}, targets=("q_proj",))]
       ['rank=2 learning_rate=0.1', 'rank=4 learning_rate=0.1']
     """
     grid, listed = config.get("grid"), config.get("members")

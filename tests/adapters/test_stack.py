@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import lora_jax as lora
+from lora_jax.adapters import common_shapes, crop, pad
 
 PARAMS = {
     "embed": jax.random.normal(jax.random.key(0), (16, 8)),
@@ -125,3 +126,22 @@ def test_unstacking_what_has_no_common_axis_is_refused():
 
 def test_count_parameters_counts_every_entry():
     assert lora.count_parameters(ADAPTERS[0]) == (16 * 2 + 2 * 8) + 3 * (8 * 2 + 2 * 8)
+
+
+def test_a_padded_adapter_does_the_same_and_cropping_undoes_padding():
+    wide = lora.LoRA(rank=5, alpha=16.0 * 5 / 2)  # the scale of rank 2
+    larger = lora.lift(model, PARAMS, IDS, targets=("layers", "embed"), method=wide)
+    padded = pad(ADAPTERS[0], {site.path: dict(site.arrays) for site in larger.sites})
+    outputs = larger(PARAMS, padded, IDS)
+    np.testing.assert_allclose(outputs, LIFTED(PARAMS, ADAPTERS[0], IDS), rtol=1e-5, atol=1e-6)
+    jax.tree.map(np.testing.assert_array_equal, crop(padded, ADAPTERS[0]), ADAPTERS[0])
+
+
+def test_what_cannot_be_padded_is_refused():
+    one = {"a": np.ones((2, 3), np.float32)}
+    with pytest.raises(ValueError, match=r"array \(2, 3\) is larger than \(2, 2\)"):
+        pad(one, {"a": np.ones((2, 2))})
+    with pytest.raises(ValueError, match=r"'a' is not among \['b'\]"):
+        pad(one, {"b": np.ones((2, 3))})
+    with pytest.raises(ValueError, match="float32 of 1 axes and float32 of 2 axes"):
+        common_shapes([one, {"a": np.ones(2, np.float32)}])

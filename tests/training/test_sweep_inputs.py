@@ -6,6 +6,7 @@ import pytest
 import lora_jax as lora
 from lora_jax import training
 from lora_jax.data.loader import training_batches
+from lora_jax.training.sweep_members import by_task
 from tests.training import sweeping
 from tests.training.sweeping import member
 
@@ -166,3 +167,9 @@ def test_a_list_makes_the_members_that_it_says():
 def test_a_config_that_says_no_members_is_refused(config, message):
     with pytest.raises(ValueError, match=message):
         training.make_members(config)
+
+
+def test_members_are_numbered_by_task():
+    members = [member("a"), member("b", task="shapes"), member("c")]
+    found = {task: index.tolist() for task, index in by_task(members).items()}
+    assert found == {"colours": [0, 2], "shapes": [1]}
