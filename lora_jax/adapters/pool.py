@@ -88,7 +88,7 @@ class AdapterPool:
         Raises:
           ValueError: there is none of that name, or it is in use (`acquire`).
         """
-        self._check_known(name)
+        self.check_known(name)
         if self._pinned[name]:
             raise ValueError(
                 f"adapter {name!r} is in use by {self._pinned[name]}: release it first"
@@ -96,6 +96,13 @@ class AdapterPool:
         del self._host[name]
         if name in self._slot_of:
             self._free.append(self._slot_of.pop(name))
+
+    def check_known(self, name: str) -> None:
+        """Raises `ValueError`, which has the nearest names, where there is no such adapter."""
+        if name not in self._host:
+            near = difflib.get_close_matches(name, self._host, n=3, cutoff=0.0)
+            known = f"; the nearest are {', '.join(map(repr, near))}" if near else ": it is empty"
+            raise ValueError(f"the pool has no adapter {name!r}{known}")
 
     def __contains__(self, name: object) -> bool:
         return name in self._host
@@ -119,7 +126,7 @@ class AdapterPool:
         """
         wanted = dict.fromkeys(name for name in names if name is not None)
         for name in wanted:
-            self._check_known(name)
+            self.check_known(name)
         held = [name for name, count in self._pinned.items() if count and name not in wanted]
         room = len(self._slot_of) + len(self._free) - len(held)
         if len(wanted) > room:
@@ -206,12 +213,6 @@ class AdapterPool:
             for path in own:
                 arrays[path]["gain"] = np.asarray(found[path], np.float32)
         return arrays
-
-    def _check_known(self, name: str) -> None:
-        if name not in self._host:
-            near = difflib.get_close_matches(name, self._host, n=3, cutoff=0.0)
-            known = f"; the nearest are {', '.join(map(repr, near))}" if near else ": it is empty"
-            raise ValueError(f"the pool has no adapter {name!r}{known}")
 
 
 def _put(slots: Any, filled: Any, slot: Any) -> Any:

@@ -3,6 +3,7 @@
 from lora_jax.evaluation.answers import answer, score_answers
 from lora_jax.evaluation.beam import BeamSearch
 from lora_jax.evaluation.bootstrap import bootstrap_interval
+from lora_jax.evaluation.engine import Engine, NewToken, QueueFullError, TextRequest
 from lora_jax.evaluation.generate import Generated, generate
 from lora_jax.evaluation.intervals import Interval, difference_interval, mean_interval
 from lora_jax.evaluation.latency import Latency, measure_latency
@@ -26,12 +27,16 @@ __all__ = [
     "METRICS",
     "BeamSearch",
     "Completion",
+    "Engine",
     "Generated",
     "Interval",
     "Latency",
+    "NewToken",
+    "QueueFullError",
     "ResponseTimes",
     "Sampling",
     "TextMetric",
+    "TextRequest",
     "accuracy",
     "answer",
     "bootstrap_interval",
