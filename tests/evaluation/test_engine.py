@@ -195,7 +195,7 @@ def test_what_does_not_fit_is_refused(engine):
     }
     for message, fields in wrong.items():
         with pytest.raises(ValueError, match=message):
-            engine.submit(TextRequest(**({"ids": (5,)} | fields)))
+            engine.submit(TextRequest(**({"ids": (5,), "max_new_tokens": 4} | fields)))
     assert engine.waiting == 0
     with pytest.raises(ValueError, match="room = 64, but the model has 32 positions"):
         Engine(engine.pool, CONFIG, room=64)
@@ -206,7 +206,7 @@ def test_what_does_not_fit_is_refused(engine):
 def test_a_full_queue_refuses_more(engine):
     numbers = [engine.submit(TextRequest(ids=(5,), max_new_tokens=1)) for _ in range(40)]
     with pytest.raises(QueueFullError, match="40 requests wait"):
-        engine.submit(TextRequest(ids=(5,)))
+        engine.submit(TextRequest(ids=(5,), max_new_tokens=1))
     for number in numbers:
         engine.cancel(number)
     assert {event.end for event in engine.step()} == {"cancelled"}
