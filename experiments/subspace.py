@@ -50,7 +50,7 @@ def defaults() -> ConfigDict:
     """Every setting of the study; a config overrides some of them."""
     config = ConfigDict()
     config.model = ConfigDict({"name": "", "path": "", "sha256": "", "dtype": "float32"})
-    config.adapters = ()  # directories of PEFT's files: compared as they are, nothing is trained
+    config.adapters = ""  # DIR,DIR of PEFT's files: compared as they are, nothing is trained
     config.task = ConfigDict({"name": "docstrings"})
     config.task.options = ConfigDict({"train_per_topic": 120, "test_per_topic": 40})
     config.pooling = "mean"
@@ -142,7 +142,8 @@ def check(config: ConfigDict) -> None:
 
 def directories(config: ConfigDict) -> list[Path]:
     """The directories of adapters."""
-    return [Path(name) for name in listed(config.adapters)]
+    # A text, for a flag with a tuple of absolute paths would have to be quoted twice.
+    return [Path(name.strip()) for name in config.adapters.split(",") if name.strip()]
 
 
 def load_runs(folders: list[Path], base: hub.Pretrained) -> list[Run]:

@@ -53,7 +53,7 @@ def defaults() -> ConfigDict:
     """Every setting of the study; a config overrides some of them."""
     config = ConfigDict()
     config.model = ConfigDict({"name": "", "path": "", "sha256": "", "dtype": "float32"})
-    config.adapters = ()  # directories of PEFT's files; then nothing is trained or scored
+    config.adapters = ""  # DIR,DIR of PEFT's files; then nothing is trained or scored
     config.tasks = ConfigDict()  # name -> options of the task
     config.pooling = "mean"
     config.length = 24  # tokens of an example
@@ -148,7 +148,8 @@ def check(config: ConfigDict) -> None:
 
 def directories(config: ConfigDict) -> list[Path]:
     """The directories of adapters."""
-    return [Path(name) for name in listed(config.adapters)]
+    # A text, for a flag with a tuple of absolute paths would have to be quoted twice.
+    return [Path(name.strip()) for name in config.adapters.split(",") if name.strip()]
 
 
 def lift(config: ConfigDict, base: hub.Pretrained) -> lora.Lifted:

@@ -100,7 +100,7 @@ def config_of(**fields):
 
 def test_adapters_without_a_common_weight_are_refused(tmp_path):
     one, other = (adapter(tmp_path / name, (name,)) for name in ("q_proj", "v_proj"))
-    config = config_of(adapters=(one, other))
+    config = config_of(adapters=f"{one},{other}")
     config.model.path = str(FIXTURES / "llama")
     with pytest.raises(ValueError, match="no weight is adapted by all") as error:
         subspace.main(config, tmp_path / "run")
@@ -109,7 +109,7 @@ def test_adapters_without_a_common_weight_are_refused(tmp_path):
 
 
 def test_an_adapter_of_another_model_is_refused(tmp_path):
-    config = config_of(adapters=(adapter(tmp_path / "bert", ("q_proj",), "bert"),))
+    config = config_of(adapters=adapter(tmp_path / "bert", ("q_proj",), "bert"))
     config.model.path = str(FIXTURES / "llama")
     with pytest.raises(ValueError, match=r"not for this model|no tensor matches"):
         subspace.main(config, tmp_path / "run")
