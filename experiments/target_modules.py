@@ -3,11 +3,11 @@
     python -m experiments.target_modules --config=configs/quickstart.py --workdir=runs/quickstart
 
 Sets are compared at equal rank, at an equal number of parameters, and at an equal measured latency.
-Each is trained with several seeds on one frozen pretrained base, beside two references: the head
-alone (of a decoder, the base as it is), and full fine-tuning. Learning rates are chosen for each
-set by the loss on a validation part; the test set is looked at only afterwards. What is finished
-is kept: the same command goes on from there. Writes config.json, latency.json, metrics.jsonl,
-results.json and report.html.
+Each is trained with several seeds on one frozen pretrained base, many adapters at a time in one
+compiled program, beside two references: the head alone (of a decoder, the base as it is), and full
+fine-tuning. Learning rates are chosen for each set by the loss on a validation part; the test set
+is looked at only afterwards. What is finished is kept: the same command goes on from there. Writes
+config.json, latency.json, metrics.jsonl, results.json and report.html.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from experiments.target_modules_latency import (
 )
 from experiments.target_modules_outcome import BASE, FULL, HEAD, Outcome
 from experiments.target_modules_report import print_study, write_report
-from experiments.target_modules_runs import Lifts, Log, Run, parameters_of, train_missing
+from experiments.target_modules_runs import Lifts, Log, Run, Sweeps, parameters_of, train_missing
 from lora_jax import training
 from lora_jax.analysis import ranks_of_equal_parameters
 from lora_jax.data.names import known
@@ -78,6 +78,7 @@ def defaults() -> ConfigDict:
     config.rates = ConfigDict({"lora": (1e-3,), "head": (5e-3,), "full": (2e-4,)})
     config.rate_seeds = (0,)
     config.rates_of = ""  # directory of a finished study whose choice of rates is taken over
+    config.members = 9  # adapters that are trained together
     config.evaluation_batch_size = 96
     config.latency = ConfigDict({"batch_size": 1, "rounds": 50, "new_tokens": 32})
     config.lock()
@@ -115,8 +116,8 @@ def main(config: ConfigDict, workdir: Path | None) -> None:
         console.print(f"ranks of equal latency: {ranks['latency']}")
 
     # ---- Learning rates: by the loss on the validation part, at equal rank
-    log = Log(workdir / "metrics.jsonl", console)
-    train = partial(train_missing, config, bench, lifts, log)
+    log, sweeps = Log(workdir / "metrics.jsonl", console), Sweeps(config, bench, lifts)
+    train = partial(train_missing, config, bench, sweeps, log)
     compared = references(bench)
     choices = [(name, config.method.rank) for name in sets] + [(name, 0) for name in compared]
     with log.explained():
@@ -170,8 +171,9 @@ def check(config: ConfigDict) -> None:
             raise ValueError(f"no {field}: name one or more, such as {', '.join(examples)}")
     for control in listed(config.controls):
         known(control, CONTROLS, "control")
-    if config.steps < 1:
-        raise ValueError(f"steps = {config.steps}: at least 1 is needed")
+    for field in ("steps", "members"):
+        if config[field] < 1:
+            raise ValueError(f"{field} = {config[field]}: at least 1 is needed")
     if config.latency.rounds < 1:
         raise ValueError(f"latency.rounds = {config.latency.rounds}: at least 1 is needed")
     for kind, rates in config.rates.items():
@@ -281,7 +283,7 @@ def print_plan(
     console.print(f"base: {config.model.name}, {params:,} parameters")
     controls, seeds = listed(config.controls), len(config.seeds)
     console.print(
-        f"{len(sets)} sets x {seeds} seeds x {config.steps} steps of "
+        f"{len(sets)} sets x {seeds} seeds, {config.members} at a time, {config.steps} steps of "
         f"{config.batch_size} examples of {config.length} tokens; controls: {', '.join(controls)}"
     )
     for control, of in ranks.items():

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import math
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -113,50 +115,128 @@ class Log:
             raise
 
 
+class Sweeps(dict[tuple[tuple[str, int], ...], training.Sweep]):
+    """Programs that train `config.members` adapters at a time, by the ranks they have room for."""
+
+    def __init__(self, config: ConfigDict, bench: Bench, lifts: Lifts) -> None:
+        super().__init__()
+        self._config = config
+        self._bench = bench
+        self._lifts = lifts
+
+    def of(self, runs: Sequence[Run]) -> training.Sweep:
+        """The program of runs of adapters; those that need no more room share it."""
+        room: dict[str, int] = {}
+        for run in runs:
+            for site in self._lifts[run.name, run.rank].sites:
+                room[site.path] = max(run.rank, room.get(site.path, 0))
+        key = tuple(sorted(room.items()))
+        if key not in self:
+            self[key] = self._make(runs, room)
+        return self[key]
+
+    def _make(self, runs: Sequence[Run], room: Mapping[str, int]) -> training.Sweep:
+        bench, config = self._bench, self._config
+        return training.make_sweep(
+            bench.base.apply,
+            bench.base.params,
+            *bench.inputs,
+            members=members_of(config, runs),
+            steps=config.steps,
+            init=lambda _, lifted, key: bench.init(lifted, key),
+            loss=lambda lifted: partial(bench.loss, bench.outputs(lifted)),
+            rules=bench.rules["lora"],
+            ranks=room,
+        )
+
+
 def train_missing(
-    config: ConfigDict, bench: Bench, lifts: Lifts, log: Log, wanted: Sequence[Run]
+    config: ConfigDict, bench: Bench, sweeps: Sweeps, log: Log, wanted: Sequence[Run]
 ) -> None:
     """Trains and evaluates the runs that an earlier start has not finished."""
     missing = [run for run in dict.fromkeys(wanted) if run not in log.runs]
     if missing and len(missing) < len(set(wanted)):
         log.say(f"{len(set(wanted)) - len(missing)} of {len(set(wanted))} runs done before")
-    for choice, alike in itertools.groupby(missing, key=lambda run: run._replace(seed=0)):
-        lifted = None if choice.name in REFERENCES else lifts[choice.name, choice.rank]
-        for run, losses, variables in train(config, bench, lifted, list(alike)):
-            values = evaluate(bench, run, merge(lifted, variables) if lifted else variables)
-            is_first = run.part == "test" and run.seed == config.seeds[0]
-            if lifted and is_first and run.rank == config.method.rank:
-                values[f"unmerged/{bench.metric}"] = bench.score(variables, lifted)
-            log.add(run, losses, values)
-            log.say(f"{run}: {describe(values)}")
+    adapters = [run for run in missing if run.name not in REFERENCES]
+    # Runs of one seed see the same batches: one copy of them, and a program of one shape.
+    for _, of_seed in itertools.groupby(sorted(adapters, key=lambda run: run.seed), _seed):
+        runs = list(of_seed)
+        for start in range(0, len(runs), config.members):
+            few = runs[start : start + config.members]
+            train_together(config, bench, sweeps.of(adapters), log, few)
+    others = [run for run in missing if run.name in REFERENCES]
+    for _, alike in itertools.groupby(others, key=lambda run: run._replace(seed=0)):
+        train_reference(config, bench, log, list(alike))
 
 
-def train(
-    config: ConfigDict, bench: Bench, lifted: lora.Lifted | None, runs: Sequence[Run]
-) -> Iterator[tuple[Run, list[float], Any]]:
-    """Trains runs that differ in their seed alone, by one compiled step.
+def train_together(
+    config: ConfigDict, bench: Bench, sweep: training.Sweep, log: Log, runs: Sequence[Run]
+) -> None:
+    """Trains several adapters of one seed in one program, and scores each merged into the base."""
+    started = time.perf_counter()
+    result = training.train_sweep(
+        sweep,
+        lambda member: training_batches(bench.train, config.batch_size, seed=member.seed),
+        members=members_of(config, runs),
+        console=Console(quiet=True),
+    )
+    seconds = time.perf_counter() - started
+    log.say(f"{len(runs)} adapters, seed {runs[0].seed}: {config.steps} steps in {seconds:.1f} s")
+    for run in runs:
+        found = result.runs[str(run)]
+        assert found.lifted is not None  # every member has targets
+        values = evaluate(bench, run, merge(found.lifted, found.variables))
+        is_first = run.part == "test" and run.seed == config.seeds[0]
+        if is_first and run.rank == config.method.rank:
+            values[f"unmerged/{bench.metric}"] = bench.score(found.variables, found.lifted)
+        losses = [row["loss"] for row in found.rows]
+        missing = [None] * (config.steps - len(losses))  # of one that diverged
+        log.add(run, [*losses, *missing], values)
+        said = f", diverged at step {found.diverged}" if found.diverged else ""
+        log.say(f"  {run}: {describe(values)}{said}")
 
-    Yields:
-      Each run, its losses, and its variables; the base as it is has no losses.
-    """
+
+def members_of(config: ConfigDict, runs: Sequence[Run]) -> list[training.Member]:
+    """As many members as a program takes; where runs are fewer, the last is there several times."""
+    members = [
+        training.Member(
+            name=str(run),
+            targets=tuple(run.name.split("+")),
+            method=lora.make_method(**{**config.method, "rank": run.rank}),
+            optimizer={**config.optimizers.lora.to_dict(), "learning_rate": run.rate},
+            seed=run.seed,
+            outputs=1,
+        )
+        for run in runs[: config.members]
+    ]
+    spare = range(config.members - len(members))
+    copies = [dataclasses.replace(members[-1], name=f"spare {number}") for number in spare]
+    return [*members, *copies]
+
+
+def train_reference(config: ConfigDict, bench: Bench, log: Log, runs: Sequence[Run]) -> None:
+    """Trains a reference with each seed, by one compiled step; the base as it is needs none."""
     name, _, rate, seed, _ = runs[0]
     if name == BASE:
-        yield from ((run, [], bench.init(None, jax.random.key(run.seed))) for run in runs)
+        values = evaluate(bench, runs[0], bench.init(None, jax.random.key(seed)))
+        for run in runs:
+            log.add(run, [], values)
         return
-    kind = {HEAD: "head", FULL: "full"}.get(name, "lora")
-    shapes = jax.eval_shape(partial(bench.init, lifted), jax.random.key(seed))
-    labels = training.label(shapes, bench.rules[kind], lifted.frozen if lifted else ())
+    kind = {HEAD: "head", FULL: "full"}[name]
+    shapes = jax.eval_shape(partial(bench.init, None), jax.random.key(seed))
+    labels = training.label(shapes, bench.rules[kind])
     settings = {**config.optimizers[kind].to_dict(), "learning_rate": rate}
     optimizer = training.make_optimizer(settings, labels, config.steps)
-    step = training.make_step(partial(bench.loss, bench.outputs(lifted)), optimizer)
+    step = training.make_step(partial(bench.loss, bench.outputs(None)), optimizer)
     for run in runs:
         key = jax.random.key(run.seed)
-        state, frozen = training.init_state(bench.init(lifted, key), labels, optimizer, key)
+        state, frozen = training.init_state(bench.init(None, key), labels, optimizer, key)
         batches = training_batches(bench.train, config.batch_size, seed=run.seed)
         quiet = Console(quiet=True)
         result = training.train(step, state, frozen, batches, steps=config.steps, console=quiet)
-        losses = [row["loss"] for row in result.rows]
-        yield run, losses, training.join(result.state.trainable, frozen)
+        values = evaluate(bench, run, training.join(result.state.trainable, frozen))
+        log.add(run, [row["loss"] for row in result.rows], values)
+        log.say(f"  {run}: {describe(values)}")
 
 
 def evaluate(bench: Bench, run: Run, variables: Any) -> dict[str, float]:
@@ -169,6 +249,10 @@ def evaluate(bench: Bench, run: Run, variables: Any) -> dict[str, float]:
 def describe(values: Mapping[str, float]) -> str:
     """Writes what an evaluation found."""
     return ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+
+
+def _seed(run: Run) -> int:
+    return run.seed
 
 
 def _lines(run: Run, rows: Sequence[Row]) -> str:

@@ -19,6 +19,7 @@ STUDY = [
     "--config.equal_latency.ranks=(1,8)",
     "--config.equal_latency.over_base=9.0",
     "--config.rates.lora=(0.001,0.1)",
+    "--config.members=4",
     "--config.seeds=0,1",
     "--config.steps=3",
     "--config.latency.rounds=3",
@@ -128,8 +129,14 @@ def test_a_killed_study_goes_on_where_it_was_and_ends_the_same(finished, tmp_pat
     assert "runs done before" in said
     assert "timing the base" not in said
     assert log.read_text().startswith(whole)
-    assert read_rows(workdir) == read_rows(finished[0])
-    assert read_results(workdir)["rates"] == read_results(finished[0])["rates"]
+    for row, other in zip(read_rows(workdir), read_rows(finished[0]), strict=True):
+        # Members of a program may be others than before, and sums may round otherwise.
+        assert row == {
+            name: pytest.approx(value, rel=1e-5) if isinstance(value, float) else value
+            for name, value in other.items()
+        }
+    chosen = lambda workdir: {n: r["chosen"] for n, r in read_results(workdir)["rates"].items()}
+    assert chosen(workdir) == chosen(finished[0])
 
 
 @pytest.mark.slow
@@ -212,7 +219,7 @@ def test_a_study_of_nothing_is_refused_before_anything_is_read(field, value, mes
 @pytest.mark.slow
 def test_the_plan_names_the_sites_the_cost_and_an_example(minilm_dir, tmp_path):
     said = run("target_modules", *STUDY, "--dry_run", f"--workdir={tmp_path / 'run'}")
-    assert "2 sets x 2 seeds x 3 steps of 4 examples of 8 tokens" in said
+    assert "2 sets x 2 seeds, 4 at a time, 3 steps of 4 examples of 8 tokens" in said
     assert "equal parameters: o_proj r9 (41,472), all-linear r1 (41,472)" in said
     assert "layers/o_proj/kernel" in said
     assert "[CLS]" in said
