@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from configs import target_modules as target_modules_config
 from experiments import target_modules
 from tests.experiments.command import TINY, run, run_until, start
 
@@ -224,3 +225,38 @@ def test_the_plan_names_the_sites_the_cost_and_an_example(minilm_dir, tmp_path):
     assert "layers/o_proj/kernel" in said
     assert "[CLS]" in said
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.needs_data
+def test_a_decoder_is_timed_at_its_first_token_and_at_each_later_one(data_dir, tmp_path):
+    workdir = tmp_path / "run"
+    changes = {
+        "batch_size": 2,
+        "steps": 2,
+        "members": 2,
+        "evaluation_batch_size": 2,
+        "train_examples": 16,
+        "validation_examples": 2,
+        "test_examples": 2,
+        "new_tokens": 8,
+        "latency.new_tokens": 4,
+        "latency.rounds": 3,
+    }
+    config = target_modules_config.get_config("e2e")
+    config.update(rates={"lora": (0.01,), "full": (0.001,)}, controls=("rank",), seeds=(0, 1))
+    config.target_sets = ("o_proj", "fc1+fc2")
+    config.model.path = str(data_dir / "stories260k" / "stories260K.bin")
+    with config.unlocked():
+        config.task.options.directory = str(data_dir / "e2e_nlg")
+    config.update_from_flattened_dict(changes)
+    target_modules.main(config, workdir)
+    results = read_results(workdir)
+    assert [o["name"] for o in results["references"]] == ["base as it is", "full fine-tuning"]
+    sizes = {o["name"]: o["parameters"] for o in results["controls"]["rank"]}
+    assert sizes == {"o_proj": 8 * 5 * 128, "fc1+fc2": 8 * 5 * 3 * (64 + 172)}
+    for times in results["latency"].values():
+        assert len(times["first"]["seconds"]) == len(times["token"]["seconds"]) == 3
+    page = (workdir / "report.html").read_text()
+    assert "TTFT p95" in page
+    assert "TPOT p95" in page
