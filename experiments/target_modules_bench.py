@@ -94,7 +94,7 @@ def load(config: ConfigDict) -> Bench:
 
 def label_texts(config: ConfigDict, base: hub.Pretrained) -> Bench:
     """A task of labels, an encoder, and a new head."""
-    task = load_task(config.task.name, config.task.options)
+    task = load_task(config.task.name, config.task.options.to_dict())
     metrics = (task.metric, "accuracy") if task.classes else (task.metric, "pearson", "spearman")
     metric = known(config.metric or task.metric, metrics, f"metric of task {task.name!r}")
     train, validation = parts(config, task.train, task.validation)
@@ -152,7 +152,7 @@ def label_texts(config: ConfigDict, base: hub.Pretrained) -> Bench:
 
 def write_texts(config: ConfigDict, base: hub.Pretrained) -> Bench:
     """A task of answers, and a decoder that writes them with its KV cache."""
-    task = load_text_task(config.task.name, config.task.options)
+    task = load_text_task(config.task.name, config.task.options.to_dict())
     higher_is_better = [name for name in task.metrics if rises(name)]
     metric = known(config.metric or task.metric, higher_is_better, f"metric of task {task.name!r}")
     train, validation = parts(config, task.train, task.validation)

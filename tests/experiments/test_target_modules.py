@@ -247,6 +247,7 @@ def test_a_decoder_is_timed_at_its_first_token_and_at_each_later_one(data_dir, t
     config.update(rates={"lora": (0.01,), "full": (0.001,)}, controls=("rank",), seeds=(0, 1))
     config.target_sets = ("o_proj", "fc1+fc2")
     config.model.path = str(data_dir / "stories260k" / "stories260K.bin")
+    config.model.scan = True  # compiles sooner
     with config.unlocked():
         config.task.options.directory = str(data_dir / "e2e_nlg")
     config.update_from_flattened_dict(changes)
