@@ -100,7 +100,7 @@ def label_texts(config: ConfigDict, base: hub.Pretrained) -> Bench:
     train, validation = parts(config, task.train, task.validation)
     tests = spread(task.test, config.test_examples)
     encoded = partial(encode, tokenizer=base.tokenizer, length=config.length)
-    train_set, validation_set, test_set = map(encoded, (train, validation, tests))
+    train_set, test_set = encoded(train), encoded(tests)
     outputs = partial(classifier.make_outputs, base, pooling=config.pooling)
     plain = jax.jit(outputs(None))
 
@@ -111,7 +111,7 @@ def label_texts(config: ConfigDict, base: hub.Pretrained) -> Bench:
     def validate(variables: Variables) -> float:
         rows = min(config.evaluation_batch_size, len(validation))
         # A last batch that is not full would count its repeated rows.
-        batches = [b for b, real in evaluation_batches(validation_set, rows) if real == rows]
+        batches = [b for b, real in evaluation_batches(encoded(validation), rows) if real == rows]
         return float(np.mean([loss_of(variables, batch) for batch in batches]))
 
     def score(variables: Variables, lifted: lora.Lifted | None = None) -> float:
@@ -160,13 +160,13 @@ def write_texts(config: ConfigDict, base: hub.Pretrained) -> Bench:
     encoder = TextEncoder(tokenizer=base.tokenizer, length=config.length, truncate="middle")
     encoded = encoder.encode(train)
     train_set = pad(encoded.examples, config.length)
-    validation_set = pad(encoder.encode(validation).examples, config.length)
     outputs = partial(language_model.make_outputs, base)
     plain = jax.jit(outputs(None))
 
     def validate(variables: Variables) -> float:
+        examples = pad(encoder.encode(validation).examples, config.length)
         rows = config.evaluation_batch_size
-        return language_model.score(plain, validation_set, rows, variables)["loss"]
+        return language_model.score(plain, examples, rows, variables)["loss"]
 
     def score(variables: Variables, lifted: lora.Lifted | None = None) -> float:
         plain_model = base._replace(params=variables["params"])
@@ -223,7 +223,8 @@ def parts(
 ) -> tuple[Sequence[Record], Sequence[Record]]:
     """Examples to train on, and others to choose learning rates by; neither is tested on.
 
-    A task without a validation part gives up some of its training examples for it.
+    A task without a validation part gives up some of its training examples for it, if there is
+    anything to choose.
     """
     if validation:
         return (
@@ -231,6 +232,8 @@ def parts(
             spread(validation, config.validation_examples),
         )
     count = config.validation_examples
+    if not count and (config.rates_of or all(len(rates) == 1 for rates in config.rates.values())):
+        return spread(train, config.train_examples), ()
     if not 0 < count < len(train):
         raise ValueError(
             f"validation_examples = {count}: the task has no validation part, so at least 1 and "

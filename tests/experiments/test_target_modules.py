@@ -175,7 +175,7 @@ def test_another_study_in_the_same_workdir_is_refused(finished):
     ("flag", "message"),
     [
         ("--config.target_sets=q_porj+v_proj", "q_proj"),
-        ("--config.method.rnak=4", 'Did you mean "rank"'),
+        ("--config.method.rnak=4", "nearest: 'rank'"),
         ("--config.task.name=docstring", "nearest: 'docstrings'"),
         ("--config.method.rank=0", "rank"),
         ("--config.model.sha256=00", "has sha256 53aa"),
