@@ -27,4 +27,4 @@ def set_subject(config: ConfigDict, task: str) -> None:
     else:
         config.length = LABELS[task]
         config.batch_size = 8
-        config.examples.update(train=2000, validation=192, test=384)
+        config.examples.update(train=2000, validation=128, test=256)

@@ -163,18 +163,24 @@ def join(subject: Subject, runs: Sequence[Run]) -> Joint:
     if choices[0].kind == FULL:
         return Joint(None, dict.fromkeys(choices), {}, rates)
     alone = {choice: adapt(subject, choice) for choice in choices}
+    methods = {choice: methods_of(lifted) for choice, lifted in alone.items()}
     highest: dict[str, int] = {}
-    for lifted in alone.values():
-        for site in lifted.sites:
-            highest[site.path] = max(site.method.rank, highest.get(site.path, 0))
+    for own in methods.values():
+        for path, method in own.items():
+            highest[path] = max(method.rank, highest.get(path, 0))
     # α = r: the members' own scales come with the factors.
     targets = {path: lora.LoRA(rank, rank) for path, rank in highest.items()}
     together = lora.lift(subject.base.apply, subject.base.params, *subject.inputs, targets=targets)
     scales = {path: np.zeros(len(runs), np.float32) for path in highest}
     for member, run in enumerate(runs):
-        for site in alone[run.choice].sites:
-            scales[site.path][member] = site.method.scale
+        for path, method in methods[run.choice].items():
+            scales[path][member] = method.scale
     return Joint(together, alone, jax.tree.map(jnp.asarray, scales), rates)
+
+
+def methods_of(lifted: lora.Lifted | None) -> dict[str, Any]:
+    """The method of each adapted weight, by path."""
+    return {} if lifted is None else {site.path: site.method for site in lifted.sites}
 
 
 def start(subject: Subject, joint: Joint, run: Run) -> dict[str, Any]:

@@ -49,6 +49,7 @@ CLAIMS = (
     ("the same, for runs of 100 steps or fewer", "about 15"),
     ("best rate, ranks 4 to 512", "changes by less than 2 times"),
 )
+CLAIM_COLUMNS = [Column("claim", "claim"), Column("value", "value")]
 
 
 class Row(NamedTuple):
@@ -170,9 +171,8 @@ def write_report(
         "outcomes": rows,
         "early_spread": spread,
         "grid": {
-            c.name: {"rates": r, "losses": x}
-            for c in choices
-            for r, x in [grid_of(config, c, found)]
+            choice.name: dict(zip(("rates", "losses"), grid_of(config, choice, found), strict=True))
+            for choice in choices
         },
     }
     reports.write_report(
@@ -191,10 +191,7 @@ def write_report(
                 ],
             ),
             overlay,
-            Section(
-                "Published",
-                [html.table(claims, [Column("claim", "claim"), Column("value", "value")])],
-            ),
+            Section("Published", [html.table(claims, CLAIM_COLUMNS)]),
             Section("Task", [html.paragraph(about.about)]),
         ],
         lead=f"{about.name}, {config.steps} steps of {config.batch_size} examples.",

@@ -138,9 +138,8 @@ def measure_costs(config: ConfigDict, about: Subject, setting: Setting) -> list[
     for turn in range(config.timed_steps + 1):
         for which, (step, state, frozen, batch) in enumerate(prepared):
             started = time.perf_counter()
-            state, metrics = step(state, frozen, batch)
-            jax.block_until_ready((state, metrics))
-            prepared[which] = (step, state, frozen, batch)
+            after = jax.block_until_ready(step(state, frozen, batch))[0]
+            prepared[which] = (step, after, frozen, batch)
             if turn:  # the first of each may still be warming up
                 seconds[which].append(time.perf_counter() - started)
     return [
@@ -158,7 +157,7 @@ def prepare(config: ConfigDict, about: Subject, choice: Choice) -> tuple[Any, An
     del settings["head_rate"]
     optimizer = training.make_optimizer(settings, labels, config.steps)
     state, frozen = training.init_state(variables, labels, optimizer, jax.random.key(0))
-    step = training.make_step(partial(about.loss, about.outputs(lifted)), optimizer)
+    step: Any = training.make_step(partial(about.loss, about.outputs(lifted)), optimizer)
     batch = next(training_batches(about.train, choice.batch_size, seed=0))
     return step.lower(state, frozen, batch).compile(), state, frozen, batch
 

@@ -111,7 +111,7 @@ def rows_of(
                     *(name, targets, rank, trained[name], found.rates[name], found.scores[name]),
                     score=mean_interval(found.scores[name]),
                     test_loss=mean_interval([run.test_loss for run in runs]),
-                    train_loss=mean_interval([np.mean(run.losses[-last:]) for run in runs]),
+                    train_loss=mean_interval([float(np.mean(run.losses[-last:])) for run in runs]),
                 )
             )
     return rows

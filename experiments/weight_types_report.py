@@ -122,7 +122,8 @@ def finding_of(about: Subject, rows: Sequence[Row]) -> str:
     alike = [row.name for row in others if row.behind.contains(0)]
     rest = f"not told from it: {', '.join(alike)}" if alike else "told from all others"
     last = f"; the worst is {others[-1].name}, {others[-1].score.mean:.3f}" if others else ""
-    return f"Best: {best.name} at rank {best.rank}, {about.metric} {best.score.mean:.3f}, {rest}{last}."
+    first = f"{best.name} at rank {best.rank}, {about.metric} {best.score.mean:.3f}"
+    return f"Best: {first}, {rest}{last}."
 
 
 def write_report(

@@ -41,7 +41,8 @@ def fit_optimum(
       The vertex of the parabola in log(rate) through the lowest mean loss and its two neighbours.
 
     Raises:
-      ValueError: fewer than three rates, or not rising; not a column of losses a rate; all diverged.
+      ValueError: fewer than three rates, or not rising; no column of losses for each; or all
+        diverged.
 
     >>> losses = np.array([[1.0, 0.5, 1.0], [1.2, 0.7, 1.2]])
     >>> round(fit_optimum([1e-3, 1e-2, 1e-1], losses).rate.mean, 4)
