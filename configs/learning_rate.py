@@ -18,7 +18,10 @@ def get_config(task: str = "e2e_nlg") -> ConfigDict:
     set_subject(config, task)
     config.steps = 32
     config.together.update(lora=15, full=5)
-    if task not in TEXTS:
+    if task in TEXTS:
+        config.rates.lora = (3e-3, 1e-2, 3e-2, 1e-1)
+        config.rates.full = (3e-4, 1e-3, 3e-3, 1e-2)
+    else:
         config.ranks = (2, 16)
         config.targets = ("q_proj", "v_proj")
         config.rates.lora = (3e-4, 1e-3, 3e-3, 1e-2)

@@ -24,7 +24,7 @@ from experiments import study, subject
 from experiments.joint import Choice
 from experiments.launch import launch
 from experiments.rank_report import Stored, print_ranks, write_report
-from experiments.study import check, count_trained, describe, run_study
+from experiments.study import check, count_trained, describe, names_of, run_study
 from experiments.subject import Subject, load
 from lora_jax import training
 from lora_jax.evaluation import mean_interval
@@ -57,7 +57,7 @@ def main(config: ConfigDict, workdir: Path | None) -> None:
     about = load(config)
     groups = [
         [make_choice(config, targets, rank) for rank in config.ranks]
-        for targets in config.target_sets
+        for targets in names_of(config)
     ]
     trained = {c.name: count_trained(about, c) for group in groups for c in group}
     if workdir is None:

@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from experiments.study import Found
+from experiments.study import Found, names_of
 from experiments.subject import Subject
 from lora_jax import reports
 from lora_jax.evaluation import Interval, difference_interval, mean_interval
@@ -101,7 +101,7 @@ def rows_of(
 ) -> list[Row]:
     """One row for each set of targets and rank."""
     rows = []
-    for targets in config.target_sets:
+    for targets in names_of(config):
         for rank in config.ranks:
             name = f"{targets} r={rank}"
             runs = found.of(name, config.seeds)
@@ -199,7 +199,7 @@ def results_section(config: ConfigDict, about: Subject, rows: Sequence[Row]) -> 
             [row.rank for row in rows if row.targets == targets],
             [row.score for row in rows if row.targets == targets],
         )
-        for targets in config.target_sets
+        for targets in names_of(config)
     ]
     figure = series_plot(series, x_label="rank", y_label=f"{about.metric} on the test set")
     notes = NOTES.format(
@@ -222,7 +222,7 @@ def results_section(config: ConfigDict, about: Subject, rows: Sequence[Row]) -> 
 def curves_section(config: ConfigDict, found: Found) -> Section:
     """Training loss of every rank on the last set of targets."""
     window = max(1, config.steps // 10)
-    targets = config.target_sets[-1]
+    targets = names_of(config)[-1]
     curves = [
         Curve(
             f"r={rank}",

@@ -91,6 +91,11 @@ def count_trained(subject: Subject, choice: Choice) -> int:
     return sum(site.num_parameters for site in lifted.sites)
 
 
+def names_of(config: ConfigDict) -> list[str]:
+    """The sets of targets; a flag on the command line gives one string, such as "o_proj,fc2"."""
+    return list(dict.fromkeys(",".join(config.target_sets).split(",")))
+
+
 def run_study(
     config: ConfigDict,
     subject: Subject,

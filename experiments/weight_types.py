@@ -20,7 +20,7 @@ from rich.console import Console
 from experiments import study, subject
 from experiments.joint import Choice
 from experiments.launch import launch
-from experiments.study import check, count_trained, describe, run_study
+from experiments.study import check, count_trained, describe, names_of, run_study
 from experiments.subject import Subject, load
 from experiments.weight_types_report import print_types, write_report
 from lora_jax import training
@@ -56,7 +56,7 @@ def main(config: ConfigDict, workdir: Path | None) -> None:
     # ---- The task, the base, and the rank of each set of weights
     about = load(config)
     budget = count_trained(about, make_choice(config, config.budget.targets, config.budget.rank))
-    group = [fit(config, about, targets, budget) for targets in config.target_sets]
+    group = [fit(config, about, targets, budget) for targets in names_of(config)]
     trained = {choice.name: count_trained(about, choice) for choice in group}
     if workdir is None:
         console.print(f"a budget of {budget:,} parameters")

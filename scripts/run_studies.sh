@@ -1,0 +1,90 @@
+#!/usr/bin/env bash
+# Every study on real weights and real text, one after another, and one page that compares them.
+#
+#   export LORA_JAX_DATA=DIR
+#   scripts/run_studies.sh OUTDIR [STUDY...]
+#
+# Needs the environment of scripts/quickstart.sh, and DIR with glue/, e2e_nlg/, cocohd/ and
+# stories260k/. Takes less than an hour on two CPU cores. A study whose results.json is there is
+# skipped, and one that was killed goes on from its finished runs: the same command again does only
+# what is left. One that fails does not stop the others; which ones failed is said at the end.
+#
+# STUDY: some of the names below, such as rank/sst2; all of them by default.
+#
+# Environment: PYTHON, LORA_JAX_VENV, LORA_JAX_MINILM (see scripts/environment.sh).
+set -euo pipefail
+
+# shellcheck source=scripts/environment.sh
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+# Name of the study, which is its directory below OUTDIR, and its config.
+studies="
+pretrain                    pretrain.py
+target_modules/docstrings   quickstart.py
+target_modules/sst2         target_modules.py:sst2
+rank/e2e_nlg                rank.py:e2e_nlg
+rank/sst2                   rank.py:sst2
+weight_types/e2e_nlg        weight_types.py:e2e_nlg
+learning_rate/e2e_nlg       learning_rate.py:e2e_nlg
+lora_vs_full/e2e_nlg        lora_vs_full.py:e2e_nlg
+lora_vs_full/sst2           lora_vs_full.py:sst2
+subspace                    subspace.py
+task_switching              task_switching.py
+"
+
+show_help_if_asked "$@"
+if [ $# -lt 1 ]; then
+  echo "error: name a directory for the results: scripts/run_studies.sh OUTDIR [STUDY...]" >&2
+  exit 2
+fi
+out=$(realpath -m "$1")
+shift
+for wanted in "$@"; do
+  if ! grep -q "^$wanted " <<<"$studies"; then
+    echo "error: there is no study $wanted; known:$(awk '{printf " %s", $1}' <<<"$studies")" >&2
+    exit 2
+  fi
+done
+: "${LORA_JAX_DATA:?name the directory of the data: export LORA_JAX_DATA=DIR}"
+LORA_JAX_DATA=$(realpath "$LORA_JAX_DATA")
+export LORA_JAX_DATA
+
+ensure_environment ""
+ensure_minilm
+cd "$root"
+export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
+export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
+export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$root/.jax_cache}
+
+failed=()
+finished=()
+while read -r name config; do
+  [ -n "$name" ] || continue
+  if [ $# -gt 0 ] && ! printf '%s\n' "$@" | grep -qx "$name"; then continue; fi
+  directory=$out/$name
+  if [ -s "$directory/results.json" ]; then
+    echo "$name: done before"
+    finished+=("$directory")
+    continue
+  fi
+  mkdir -p "$(dirname "$directory")"
+  started=$SECONDS
+  echo "== $name"
+  if "$venv_python" -m "experiments.${name%%/*}" \
+    --config="configs/$config" --workdir="$directory" </dev/null; then
+    finished+=("$directory")
+    echo "$name: $((SECONDS - started)) s"
+  else
+    failed+=("$name")
+    echo "$name: failed after $((SECONDS - started)) s" >&2
+  fi
+done <<<"$studies"
+
+if [ ${#finished[@]} -gt 1 ]; then
+  "$venv_python" -m experiments.compare "${finished[@]}" --out="$out/compare" || failed+=(compare)
+fi
+if [ ${#failed[@]} -gt 0 ]; then
+  echo "failed: ${failed[*]}; the same command tries them again" >&2
+  exit 1
+fi
+echo "all studies are in $out; $SECONDS s"
