@@ -26,7 +26,7 @@ def get_config(task: str = "e2e_nlg") -> ConfigDict:
     else:
         config.rates.lora = (1e-3, 3e-3, 1e-2)
         config.rates.full = (3e-5, 1e-4, 3e-4)
-            config.examples.own = 96
+        config.examples.own = 96
         config.together.full = 3  # each has an optimiser's state of 180 MiB
         config.large_batch = 0
         config.few_examples = (32,)
