@@ -27,4 +27,5 @@ def set_subject(config: ConfigDict, task: str) -> None:
     else:
         config.length = LABELS[task]
         config.batch_size = 8
+        config.optimizer.groups = ConfigDict({"head": {"learning_rate": 1e-2}})
         config.examples.update(train=2000, validation=128, test=256)

@@ -60,10 +60,9 @@ def main(config: ConfigDict, workdir: Path | None) -> None:
     about = load(config)
     size = (config.alpha, config.batch_size, config.steps)
     adapters = [
-        Choice(f"LoRA r={rank}", tuple((target, rank) for target in config.targets), *size)
-        for rank in config.ranks
+        Choice(f"LoRA r={rank}", tuple(config.targets), rank, *size) for rank in config.ranks
     ]
-    groups = [adapters, [Choice(FULL, (), *size)]]
+    groups = [adapters, [Choice(FULL, (), 0, *size)]]
     trained = {c.name: count_trained(about, c) for group in groups for c in group}
     if workdir is None:
         console.print(describe(config, about, trained), markup=False)

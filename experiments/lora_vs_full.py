@@ -115,10 +115,11 @@ def make_setting(
     config: ConfigDict, name: str, batch_size: int, steps: int, examples: int = 0
 ) -> Setting:
     """Both ways to train, with the same batches."""
-    ranks = tuple((target, config.rank) for target in config.targets)
     size = (config.alpha, batch_size, steps, examples)
     return Setting(
-        name, Choice(f"LoRA, {name}", ranks, *size), Choice(f"full fine-tuning, {name}", (), *size)
+        name,
+        Choice(f"LoRA, {name}", tuple(config.targets), config.rank, *size),
+        Choice(f"full fine-tuning, {name}", (), 0, *size),
     )
 
 
@@ -154,7 +155,6 @@ def prepare(config: ConfigDict, about: Subject, choice: Choice) -> tuple[Any, An
     variables = about.init(lifted, jax.random.key(0))
     labels = training.label(variables, about.rules[choice.kind])
     settings = {**config.optimizer.to_dict(), "learning_rate": config.rates[choice.kind][0]}
-    del settings["head_rate"]
     optimizer = training.make_optimizer(settings, labels, config.steps)
     state, frozen = training.init_state(variables, labels, optimizer, jax.random.key(0))
     step: Any = training.make_step(partial(about.loss, about.outputs(lifted)), optimizer)

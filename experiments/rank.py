@@ -75,9 +75,9 @@ def main(config: ConfigDict, workdir: Path | None) -> None:
 
 def make_choice(config: ConfigDict, targets: str, rank: int) -> Choice:
     """A rank on a set of targets, named so that the report can find it."""
-    ranks = tuple((target, rank) for target in targets.split("+"))
     name = f"{targets} r={rank}"
-    return Choice(name, ranks, config.alpha, config.batch_size, config.steps)
+    size = (config.alpha, config.batch_size, config.steps)
+    return Choice(name, tuple(targets.split("+")), rank, *size)
 
 
 def fill(config: ConfigDict, about: Subject, log: Path, console: Console) -> list[Stored]:

@@ -56,7 +56,9 @@ def defaults() -> ConfigDict:
     config.steps = 50
     config.rates = ConfigDict({LORA: (1e-3, 3e-3, 1e-2), FULL: (1e-4, 3e-4, 1e-3)})
     config.optimizer = ConfigDict({"name": "adamw", "schedule": "linear", "warmup": 0.1})
-    config.optimizer.update(clip=1.0, head_rate=1e-2)
+    config.optimizer.update(clip=1.0)
+    # A new head learns at a rate of its own, the same for all; a decoder has none.
+    config.optimizer.groups = ConfigDict()
     config.together = ConfigDict({LORA: 15, FULL: 5})  # runs, at most
     return config
 
@@ -154,7 +156,7 @@ def train_missing(
     missing = [run for run in dict.fromkeys(wanted) if run.key not in outcomes]
     for runs in in_parts(missing, config):
         started = time.perf_counter()
-        found = train_together(config, subject, runs)
+        found = train_together(config, subject, runs, Console(quiet=True))
         with log.open("a") as file:
             for run, outcome in zip(runs, found, strict=True):
                 outcomes[run.key] = outcome

@@ -62,6 +62,7 @@ class Subject(NamedTuple):
       remember: `remember(lifted)` makes a function of variables and a batch of `own`, whose results
         `remembered` scores; a lower score of a decoder, a higher one of an encoder is better.
       remembered: of results and `own`, the names and values of what is left of the base.
+      remembers: these names.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Subject(NamedTuple):
     score: Callable[[np.ndarray, Examples], dict[str, float]]
     remember: Callable[[lora.Lifted | None], Callable[..., jax.Array]]
     remembered: Callable[[np.ndarray, Examples], dict[str, float]]
+    remembers: tuple[str, ...]
 
     @property
     def lower_is_better(self) -> bool:
@@ -174,6 +176,7 @@ def label_texts(config: ConfigDict, base: hub.Pretrained) -> Subject:
         score=partial(score_labels, metric, bool(task.classes)),
         remember=embed,
         remembered=score_similarity,
+        remembers=("stsb_spearman", "embedding_cosine"),
     )
 
 
@@ -221,6 +224,7 @@ def write_texts(config: ConfigDict, base: hub.Pretrained) -> Subject:
         score=lambda found, _: {"loss": mean_loss(found)},
         remember=remember,
         remembered=lambda found, _: {"own_loss": mean_loss(found)},
+        remembers=("own_loss",),
     )
 
 

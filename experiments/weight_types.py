@@ -72,8 +72,8 @@ def main(config: ConfigDict, workdir: Path | None) -> None:
 
 def make_choice(config: ConfigDict, targets: str, rank: int) -> Choice:
     """One rank for all of some targets."""
-    ranks = tuple((target, rank) for target in targets.split("+"))
-    return Choice(targets, ranks, config.alpha, config.batch_size, config.steps)
+    size = (config.alpha, config.batch_size, config.steps)
+    return Choice(targets, tuple(targets.split("+")), rank, *size)
 
 
 def fit(config: ConfigDict, about: Subject, targets: str, budget: int) -> Choice:

@@ -72,7 +72,7 @@ def rows_of(
         losses = [run.test_loss for run in found.of(name, config.seeds)]
         rows.append(
             Row(
-                *(name, choice.ranks[0][1], trained[name], found.rates[name], scores),
+                *(name, choice.rank, trained[name], found.rates[name], scores),
                 score=mean_interval(scores),
                 test_loss=mean_interval(losses),
                 behind=mean_interval([own - its for own, its in pairs]),
