@@ -168,8 +168,7 @@ def score_all(
 ) -> list[dict[str, float]]:
     """The scores of every member: "validation", "test", "test_loss", and what is left."""
 
-    def run(function: Callable[..., jax.Array], examples: Examples) -> np.ndarray:
-        found = sweep.outputs(function)
+    def run(found: Callable[..., jax.Array], examples: Examples) -> np.ndarray:
         rows = config.evaluation_batch_size
         return np.concatenate(
             [
@@ -179,7 +178,7 @@ def score_all(
             axis=1,
         )
 
-    predict = partial(subject.predict, subject.outputs(sweep.lifted))
+    predict = sweep.outputs(partial(subject.predict, subject.outputs(sweep.lifted)))
     validation, test = run(predict, subject.validation), run(predict, subject.test)
     scores = []
     for chosen_by, scored in zip(validation, test, strict=True):
@@ -191,7 +190,7 @@ def score_all(
             {"validation": loss["loss"], "test": own[subject.metric], "test_loss": own["loss"]}
         )
     if subject.own is not None:
-        remembered = run(subject.remember(sweep.lifted), subject.own)
+        remembered = run(sweep.outputs(subject.remember(sweep.lifted)), subject.own)
         for score, found in zip(scores, remembered, strict=True):
             score.update(subject.remembered(found, subject.own))
     return scores
