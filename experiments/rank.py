@@ -55,6 +55,11 @@ def main(config: ConfigDict, workdir: Path | None) -> None:
 
     # ---- The task, the base, and every rank on every set of targets
     about = load(config)
+    if config.capacity.rows and not about.lower_is_better:
+        raise ValueError(
+            f"capacity.rows = {config.capacity.rows}: {about.name} labels texts, and only a model "
+            "that writes them can learn some by heart"
+        )
     groups = [
         [make_choice(config, targets, rank) for rank in config.ranks]
         for targets in names_of(config)
@@ -100,23 +105,17 @@ def fill(config: ConfigDict, about: Subject, log: Path, console: Console) -> lis
         )
         for rank in config.ranks
     ]
-    config = ConfigDict(config)
-    config.rates.lora = settings.rates
-    found = run_study(config, random, [choices], log, console)
+    own = config.copy_and_resolve_references()  # the study's own rates stay as they are
+    own.rates.lora = settings.rates
+    found = run_study(own, random, [choices], log, console)
     tokens = settings.rows * (settings.length - 1)
     most = tokens * math.log2(vocabulary - 3)
-    return [
-        Stored(
-            rank=rank,
-            trained=count_trained(random, choice),
-            bits=mean_interval(
-                [most - tokens * loss / math.log(2) for loss in found.scores[choice.name]]
-            ),
-            most=most,
-            scores=[most - tokens * loss / math.log(2) for loss in found.scores[choice.name]],
-        )
-        for rank, choice in zip(config.ranks, choices, strict=True)
-    ]
+    stored = []
+    for choice in choices:
+        bits = [most - tokens * loss / math.log(2) for loss in found.scores[choice.name]]
+        count = count_trained(random, choice)
+        stored.append(Stored(choice.rank, count, mean_interval(bits), most, bits))
+    return stored
 
 
 if __name__ == "__main__":

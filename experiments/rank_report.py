@@ -13,7 +13,7 @@ from rich.console import Console
 from experiments.study import Found, names_of
 from experiments.subject import Subject
 from lora_jax import reports
-from lora_jax.evaluation import Interval, difference_interval, mean_interval
+from lora_jax.evaluation import Interval, mean_interval
 from lora_jax.reports import (
     Column,
     Curve,
@@ -141,14 +141,15 @@ def columns_of(about: Subject) -> list[Column]:
 
 
 def finding_of(about: Subject, rows: Sequence[Row]) -> str:
-    """For each set of targets: what the highest rank gains over the lowest, and the best rank."""
+    """For each set of targets the best rank, and the highest minus the lowest, seed by seed."""
     parts = []
     for targets in dict.fromkeys(row.targets for row in rows):
         own = sorted((row for row in rows if row.targets == targets), key=lambda row: row.rank)
         if len(own) < 2:
             continue
         best = (min if about.lower_is_better else max)(own, key=lambda row: row.score.mean)
-        gain = difference_interval(own[-1].scores, own[0].scores)
+        pairs = zip(own[-1].scores, own[0].scores, strict=True)
+        gain = mean_interval([high - low for high, low in pairs])
         told = "" if gain.contains(0) or np.isnan(gain.low) else ", which the seeds tell from zero"
         parts.append(
             f"{targets}: best at rank {best.rank} ({about.metric} {best.score.mean:.3f}); rank "

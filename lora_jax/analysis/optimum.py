@@ -60,7 +60,7 @@ def fit_optimum(
 
 def optimum_ratio(
     first: tuple[Sequence[float], Float[np.ndarray, "seeds rates"]],
-    second: tuple[Sequence[float], Float[np.ndarray, "seeds others"]],
+    second: tuple[Sequence[float], Float[np.ndarray, "others rates_of_second"]],
     *,
     resamples: int = 1000,
     seed: int = 0,

@@ -177,6 +177,7 @@ def test_a_directory_of_another_experiment_is_refused(tmp_path):
         ("rank", {"steps": 1}, "at least 2"),
         ("rank", {"ranks": (0, 1)}, "different ranks from 1"),
         ("rank", {"metric": "bleu"}, "unknown metric of task 'sst2'"),
+        ("rank", {"capacity": {"rows": 2}}, "only a model that writes"),
         ("learning_rate", {"search_seeds": 1}, "the whole grid"),
         ("learning_rate", {"search_seeds": 2}, "a parabola takes at least 3"),
         ("lora_vs_full", {"large_batch": 3}, "large_batch = 3"),
