@@ -4,7 +4,7 @@
     python -m experiments.learning_rate --config=configs/learning_rate.py:e2e_nlg --workdir=runs/lr
 
 After the colon stands a task of configs/subjects.py: e2e_nlg for stories260K; cola, sst2, rte,
-cocohd_relevancy or cocohd_inc_dec for MiniLM. docs/findings.md has what was found.
+cocohd_relevancy or cocohd_inc_dec for MiniLM. It has not been run to its end yet.
 """
 
 from ml_collections import ConfigDict

@@ -4,8 +4,8 @@
     python -m experiments.lora_vs_full --config=configs/lora_vs_full.py:e2e_nlg --workdir=runs/full
 
 After the colon stands a task of configs/subjects.py: e2e_nlg for stories260K; cola, sst2, rte,
-cocohd_relevancy or cocohd_inc_dec for MiniLM, which needs STS-B too. docs/findings.md has what was
-found.
+cocohd_relevancy or cocohd_inc_dec for MiniLM, which needs STS-B too. It has not been run to its
+end yet.
 """
 
 from ml_collections import ConfigDict
