@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 import lora_jax as lora
 from lora_jax import hub, training
 from lora_jax.data import Examples, Task, encode, load_task, training_batches
+from lora_jax.data.split import spread
 from lora_jax.training.classifier import init_variables, loss, make_outputs, score
 from lora_jax.training.metrics import Row
 
@@ -33,26 +34,9 @@ def load_sets(
 ) -> TaskSets:
     """Reads a task and encodes its texts; of those to test on `most` (0: all), evenly spread."""
     task = load_task(name, options)
-    count = min(most or len(task.test), len(task.test))
-    task = task._replace(test=tuple(task.test[i * len(task.test) // count] for i in range(count)))
+    task = task._replace(test=tuple(spread(task.test, most)))
     sides = (encode(side, base.tokenizer, length) for side in (task.train, task.test))
     return TaskSets(task, *sides)
-
-
-def listed(names: Sequence[str]) -> list[str]:
-    """Names of a config; a flag on the command line gives one string with commas.
-
-    >>> listed(("q_proj,v_proj",))
-    ['q_proj', 'v_proj']
-    """
-    return [name for name in ",".join(names).split(",") if name]
-
-
-def check_seeds(seeds: Sequence[Any], least: int) -> None:
-    """Refuses seeds that could only fail after training."""
-    found = list(seeds)
-    if len(found) < least or len(set(found)) < len(found) or any(type(s) is not int for s in found):
-        raise ValueError(f"seeds = {found}: name {least} or more different whole numbers")
 
 
 class Trainer:

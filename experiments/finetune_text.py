@@ -11,7 +11,7 @@ predictions.json, results.json and report.html. `--resume`, `--tensorboard`, `--
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,6 +44,7 @@ from lora_jax.data import (
     training_batches,
 )
 from lora_jax.data.names import known
+from lora_jax.data.split import spread
 from lora_jax.evaluation import BeamSearch, answer, score_answers
 from lora_jax.reports import plan
 from lora_jax.training.language_model import init_variables, loss, make_outputs, score
@@ -241,12 +242,6 @@ def load(config: ConfigDict, mesh: jax.sharding.Mesh) -> Loaded:
     tests = spread(task.test, config.evaluation_examples)
     train = encoder.encode(spread(task.train, config.train_examples))
     return Loaded(task, base, encoder, tests, train, encoder.encode(tests))
-
-
-def spread(records: Sequence[TextRecord], most: int) -> list[TextRecord]:
-    """At most so many records, evenly spread: files are often sorted."""
-    count = min(most or len(records), len(records))
-    return [records[i * len(records) // count] for i in range(count)]
 
 
 def lift(config: ConfigDict, base: hub.Pretrained) -> lora.Lifted:

@@ -21,6 +21,7 @@ from rich.console import Console
 
 import lora_jax as lora
 from experiments.joint import FULL, LORA, Choice, Outcome, Run, adapt, train_together
+from experiments.settings import check_seeds, listed
 from experiments.subject import Subject
 from lora_jax.reports.results import to_plain
 from lora_jax.training.metrics import read_rows
@@ -69,13 +70,11 @@ def check(config: ConfigDict) -> None:
     Raises:
       ValueError: it says which.
     """
-    seeds = list(config.seeds)
-    if not seeds or len(set(seeds)) < len(seeds) or any(type(seed) is not int for seed in seeds):
-        raise ValueError(f"seeds = {seeds}: name one or more different whole numbers")
-    if not 1 <= config.search_seeds <= len(seeds):
+    check_seeds(config.seeds)
+    if not 1 <= config.search_seeds <= len(config.seeds):
         raise ValueError(
             f"search_seeds = {config.search_seeds}: a learning rate is chosen by 1 to "
-            f"{len(seeds)} of the seeds"
+            f"{len(config.seeds)} of the seeds"
         )
     if config.steps < 2:
         raise ValueError(f"steps = {config.steps}: at least 2 are needed")
@@ -94,8 +93,15 @@ def count_trained(subject: Subject, choice: Choice) -> int:
 
 
 def names_of(config: ConfigDict) -> list[str]:
-    """The sets of targets; a flag on the command line gives one string, such as "o_proj,fc2"."""
-    return list(dict.fromkeys(",".join(config.target_sets).split(",")))
+    """The sets of targets.
+
+    Raises:
+      ValueError: there are none.
+    """
+    names = listed(config.target_sets)
+    if not names:
+        raise ValueError("no target_sets: name one or more, such as o_proj, fc1+fc2")
+    return names
 
 
 def run_study(

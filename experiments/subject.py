@@ -28,7 +28,7 @@ from lora_jax.data import (
     pad,
 )
 from lora_jax.data.names import known
-from lora_jax.data.split import shuffled_split
+from lora_jax.data.split import shuffled_split, spread
 from lora_jax.evaluation import Sampling, find_metric, generate
 from lora_jax.models.heads import normalize, pool
 from lora_jax.training import classifier, language_model
@@ -244,12 +244,6 @@ def split(
             )
         train, validation = shuffled_split(train, wanted.validation / len(train), seed=0)
     return spread(train, times * wanted.train), spread(validation, times * wanted.validation)
-
-
-def spread(records: Sequence[Record], most: int) -> Sequence[Record]:
-    """At most so many records, evenly spread: files are often sorted."""
-    count = min(most, len(records))
-    return [records[i * len(records) // count] for i in range(count)]
 
 
 def fitting(encoder: TextEncoder, records: Sequence[Any], most: int) -> Examples:

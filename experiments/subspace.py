@@ -29,13 +29,12 @@ import lora_jax as lora
 from experiments.encoder_adapters import (
     TaskSets,
     Trainer,
-    check_seeds,
-    listed,
     load_sets,
     read_adapter,
     save_adapter,
 )
 from experiments.launch import launch
+from experiments.settings import check_seeds, listed
 from experiments.subspace_measures import Pair, compare_pairs, measure_adapter
 from experiments.subspace_report import write_report
 from lora_jax import hub, training

@@ -24,6 +24,7 @@ from rich.console import Console
 
 import lora_jax as lora
 from experiments.launch import launch
+from experiments.settings import check_seeds, listed
 from experiments.target_modules_bench import Bench, load
 from experiments.target_modules_latency import (
     keep_or_measure,
@@ -162,10 +163,7 @@ class Rate(NamedTuple):
 def check(config: ConfigDict) -> None:
     """Refuses what could only fail after hours."""
     for field in ("seeds", "rate_seeds"):
-        seeds = list(config[field])
-        different = len(set(seeds)) == len(seeds)
-        if not seeds or not different or any(type(seed) is not int for seed in seeds):
-            raise ValueError(f"{field} = {seeds}: name one or more different whole numbers")
+        check_seeds(config[field], field)
     for field, examples in (("controls", CONTROLS), ("target_sets", ("o_proj", "fc1+fc2"))):
         if not listed(config[field]):
             raise ValueError(f"no {field}: name one or more, such as {', '.join(examples)}")
@@ -179,11 +177,6 @@ def check(config: ConfigDict) -> None:
     for kind, rates in config.rates.items():
         if not rates or min(rates) <= 0:
             raise ValueError(f"rates.{kind} = {rates}: name one or more positive learning rates")
-
-
-def listed(names: Sequence[str]) -> list[str]:
-    """Names, each once; a flag on the command line gives one string, with commas."""
-    return [name for name in dict.fromkeys(",".join(names).split(",")) if name]
 
 
 def references(bench: Bench) -> list[str]:

@@ -28,7 +28,7 @@ from lora_jax.data import (
     pad,
 )
 from lora_jax.data.names import known
-from lora_jax.data.split import shuffled_split
+from lora_jax.data.split import shuffled_split, spread
 from lora_jax.evaluation import (
     METRICS,
     ResponseTimes,
@@ -241,12 +241,6 @@ def parts(
         )
     left, held_out = shuffled_split(train, count / len(train), seed=0)
     return spread(left, config.train_examples), held_out
-
-
-def spread(records: Sequence[Record], most: int) -> Sequence[Record]:
-    """At most so many records, evenly spread: files are often sorted. 0: all."""
-    count = min(most or len(records), len(records))
-    return [records[i * len(records) // count] for i in range(count)]
 
 
 def merge(lifted: lora.Lifted, variables: Variables) -> dict[str, Any]:

@@ -29,13 +29,12 @@ import lora_jax as lora
 from experiments.encoder_adapters import (
     TaskSets,
     Trainer,
-    check_seeds,
-    listed,
     load_sets,
     read_adapter,
     save_adapter,
 )
 from experiments.launch import launch
+from experiments.settings import check_seeds, listed
 from experiments.task_switching_measures import (
     Switchable,
     measure_interference,
@@ -137,7 +136,7 @@ def check(config: ConfigDict) -> None:
         raise ValueError("to switch, two adapters or two tasks are needed at least")
     if folders:
         return
-    check_seeds(config.seeds, least=1)
+    check_seeds(config.seeds)
     for kind in listed(config.kinds):
         known(kind, KINDS, "kind")
     if not 0 < config.density <= 1:

@@ -13,7 +13,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import lora_jax as lora
-from experiments.encoder_adapters import TaskSets, listed
+from experiments.encoder_adapters import TaskSets
+from experiments.settings import listed
 from lora_jax import hub
 from lora_jax.adapters.low_rank import weights_by_path
 from lora_jax.adapters.route import Routed, gather

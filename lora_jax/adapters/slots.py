@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lora_jax.adapters.padding import pad_rank
+from lora_jax.adapters.stack import pad
 from lora_jax.lifting import Delta, Factor, Lifted, Site, Weight, adapted_norm
 from lora_jax.lifting.relift import relift
 from lora_jax.lifting.site import check_arrays
@@ -102,14 +102,12 @@ def fill(pool: Lifted, arrays: Arrays) -> Arrays:
     """The arrays of one slot: zeros beyond an adapter's ranks and where it has no factors."""
     filled: Arrays = {}
     for site in pool.sites:
+        low_rank = {name: shape for name, shape in site.arrays.items() if name != "gain"}
         own = arrays.get(site.path)
-        filled[site.path] = {}
-        padded = {} if own is None else pad_rank(own, site.weight, site.method.rank)  # type: ignore[attr-defined]
-        for name, expected in site.arrays.items():
-            blank = np.ones if name == "gain" else np.zeros
-            array = padded.get(name)
-            array = blank(expected.shape) if array is None else array
-            filled[site.path][name] = array.astype(expected.dtype)
+        held = pad(own and {name: own[name] for name in low_rank}, low_rank)
+        if "gain" in site.arrays:
+            held["gain"] = (own or {}).get("gain", np.ones(site.arrays["gain"].shape))
+        filled[site.path] = {n: x.astype(site.arrays[n].dtype) for n, x in held.items()}
     return filled
 
 

@@ -1,4 +1,4 @@
-"""Sides for sets that come without: by a hash of what names a record, or by a published seed."""
+"""Parts of sets: sides where they come without (by a hash, or by a published seed), and fewer."""
 
 from __future__ import annotations
 
@@ -63,3 +63,17 @@ def shuffled_split(
     order = np.random.RandomState(seed).permutation(len(records))
     test = math.ceil(share * len(records))
     return tuple(records[i] for i in order[test:]), tuple(records[i] for i in order[:test])
+
+
+def spread(records: Sequence[Item], most: int) -> list[Item]:
+    """At most so many records, evenly spread: files are often sorted.
+
+    Args:
+      records: any number of them.
+      most: how many are wanted; 0 for all.
+
+    >>> spread("abcdef", 3)
+    ['a', 'c', 'e']
+    """
+    count = min(most or len(records), len(records))
+    return [records[i * len(records) // count] for i in range(count)]

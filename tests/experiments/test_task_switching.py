@@ -63,7 +63,7 @@ def test_adapters_that_differ_are_no_stack(tmp_path):
         ({}, "two adapters or two tasks"),
         ({"adapters": "one"}, "two adapters or two tasks"),
         ({"cycles": 0}, "cycles = 0"),
-        ({"tasks": {"docstrings": {}, "sst2": {}}, "seeds": ()}, "name 1 or more"),
+        ({"tasks": {"docstrings": {}, "sst2": {}}, "seeds": ()}, "name one or more"),
         ({"tasks": {"docstrings": {}, "sst2": {}}, "kinds": ("tie",)}, "nearest: 'ties'"),
         ({"tasks": {"docstrings": {}, "sst2": {}}, "density": 0.0}, "density = 0.0"),
         ({"tasks": {"docstrings": {}, "sst2": {}}, "steps": 0}, "steps = 0"),
