@@ -3,15 +3,14 @@
     python -m experiments.plan --config=configs/plan_llama3_70b_qlora.py
 
 Dettmers et al., "QLoRA: Efficient Finetuning of Quantized LLMs", arXiv 2305.14314, adapt every
-linear weight with r = 64. On eight devices, as printed on 2026-11-25 with JAX 0.10.2, after 15 s of
-processor time:
+linear weight with r = 64. On eight devices, as printed on 2026-11-26 with JAX 0.10.2:
 
     Llama 3 70B, lora: 8 x 2,048 tokens a step, on 8 devices (data=1 x fsdp=8 x tensor=1)
     parameters: 828,375,040 trainable (828.4 M), 70,553,706,496 frozen
     checkpoint: 9.9 GB with the optimiser's state; the adapter alone 3.3 GB
     matrix products: 6.676e+15 FLOP a step, 8.345e+14 on each device (100% of which no other device
     does too)
-    compiled in 122.0 s
+    compiled in 7.7 s
 
     Memory of each device
 
@@ -21,10 +20,10 @@ processor time:
      trained                     2.3 GB
      optimiser                   4.6 GB
      batch                      24.6 kB
-     temporaries                19.3 GB
+     temporaries                18.7 GB
      · gradients                 2.3 GB
      · kept by scanned layers    2.7 GB
-     peak                       31.1 GB
+     peak                       30.6 GB
 
     Exact: frozen, trained, optimiser, batch. Temporaries are laid out by the compiler for CPU; an
     accelerator keeps bfloat16 narrow and fuses more, so it should need less.
@@ -44,11 +43,11 @@ processor time:
 
      chip    compute     memory   interconnect   all at once   in turn   bound by   memory used
      ──────────────────────────────────────────────────────────────────────────────────────────
-     v5e      4.24 s     1.84 s         1.75 s        4.24 s    7.83 s   compute           194%
-     v5p      1.82 s   546.4 ms       581.7 ms        1.82 s    2.95 s   compute            33%
-     v6e    909.0 ms   921.3 ms       779.0 ms      921.3 ms    2.61 s   memory             97%
-     A100     2.67 s   741.0 ms         1.16 s        2.67 s    4.58 s   compute            39%
-     H100   843.3 ms   451.0 ms       775.6 ms      843.3 ms    2.07 s   compute            39%
+     v5e      4.24 s     1.84 s         1.75 s        4.24 s    7.83 s   compute           191%
+     v5p      1.82 s   546.4 ms       581.7 ms        1.82 s    2.95 s   compute            32%
+     v6e    909.0 ms   921.3 ms       779.0 ms      921.3 ms    2.61 s   memory             95%
+     A100     2.67 s   741.0 ms         1.16 s        2.67 s    4.58 s   compute            38%
+     H100   843.3 ms   451.0 ms       775.6 ms      843.3 ms    2.07 s   compute            38%
      H200   843.3 ms   314.8 ms       775.6 ms      843.3 ms    1.93 s   compute            22%
 
     At published peaks, which no program reaches: a bound from below. What is done at the same time,

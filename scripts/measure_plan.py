@@ -43,7 +43,7 @@ FIELDS = {
     "layer_norm_epsilon": 1e-5,
     "activation_function": "gelu_new",
 }
-ROWS, LENGTH = 16, 256
+ROWS, LENGTH = 32, 256
 
 
 def main(arguments: list[str]) -> None:
