@@ -19,4 +19,5 @@ def get_config() -> ConfigDict:
     config.model.name = minilm.NAME
     config.model.path = minilm.find()
     config.model.sha256 = minilm.SHA256
+    config.steps = 96
     return config

@@ -21,6 +21,9 @@ def get_config() -> ConfigDict:
     config.model.name = minilm.NAME
     config.model.path = minilm.find()
     config.model.sha256 = minilm.SHA256
+    config.seeds = (0, 1, 2, 3, 4)
+    config.steps = 48
+    config.evaluation_examples = 96
     with config.unlocked():
         config.tasks.docstrings = ConfigDict({"train_per_topic": 120, "test_per_topic": 40})
         config.tasks.sst2 = ConfigDict()

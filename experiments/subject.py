@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from scipy.special import logsumexp
 
 import lora_jax as lora
-from lora_jax import hub, training
+from lora_jax import hub, models, training
 from lora_jax.data import (
     Examples,
     TextEncoder,
@@ -96,6 +96,7 @@ def defaults() -> ConfigDict:
     config.task = ConfigDict({"name": "", "options": ConfigDict()})
     config.metric = ""  # the task's own; or another that it has
     config.model = ConfigDict({"name": "", "path": "", "sha256": ""})
+    config.model.fresh = False  # weights drawn anew, not pretrained: a control
     config.pooling = "mean"  # of an encoder
     config.length = 32  # tokens of an example; a text to write that is longer is left out
     config.examples = ConfigDict({"train": 2000, "validation": 192, "test": 384, "own": 0})
@@ -122,6 +123,8 @@ def load(config: ConfigDict) -> Subject:
         sha256=config.model.sha256 or None,
         scan=True,
     )
+    if config.model.fresh:
+        base = base._replace(params=models.init(base.config, jax.random.key(0)))
     return write_texts(config, base) if writes else label_texts(config, base)
 
 
@@ -289,7 +292,10 @@ def say(base: hub.Pretrained, config: ConfigDict) -> dict[str, np.ndarray]:
     The mean loss of another model on them, minus the base's own, estimates the divergence
     KL(base || other) of a token without bias: what was forgotten of the base's own domain.
     """
-    starts = np.full((config.examples.own, 1), base.tokenizer.bos_id, np.int32)
+    begin = base.tokenizer.bos_id
+    if begin is None:  # texts follow one another, each with an end
+        begin = base.tokenizer.eos_id
+    starts = np.full((config.examples.own, 1), begin, np.int32)
     found = generate(
         base.apply,
         base.params,

@@ -49,12 +49,13 @@ def defaults() -> ConfigDict:
     config = ConfigDict()
     config.task = ConfigDict({"name": "docstrings"})
     config.task.options = ConfigDict({"train_per_topic": 100, "test_per_topic": 40})
-    config.metric = ""  # the task's own; or another that it has
+    # The task's own; or another that it has; or "token_accuracy", of the tokens of given answers.
+    config.metric = ""
     config.model = ConfigDict({"name": "", "path": "", "sha256": ""})
     config.model.update(dtype="float32", scan=True)
     config.pooling = "mean"
     config.length = 32  # tokens of an example
-    config.new_tokens = 128  # at most, of an answer that is scored
+    config.new_tokens = 128  # at most, of an answer that is written to be scored
     config.train_examples = 4000  # at most; 0: all
     config.validation_examples = 200
     config.test_examples = 0  # at most; 0: all

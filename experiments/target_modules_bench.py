@@ -2,7 +2,8 @@
 
 `label_texts` takes a pretrained encoder, whose latency is that of one forward pass (TTFT);
 `write_texts` takes a pretrained decoder, timed at reading a prompt (TTFT) and at writing with its
-cache (TPOT). The study itself does not know which it has.
+cache (TPOT), and scored by the texts that it writes or, as `token_accuracy`, by how many tokens of
+the answers it predicts. The study itself does not know which it has.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ from lora_jax.training import classifier, language_model
 
 Variables = Mapping[str, Any]
 Record = TypeVar("Record")
+
+TOKENS = "token_accuracy"  # of the answers' tokens, each after the right ones before it
 
 
 class Bench(NamedTuple):
@@ -135,7 +138,9 @@ def label_texts(config: ConfigDict, base: hub.Pretrained) -> Bench:
 
     return Bench(
         name=task.name,
-        about="\n".join([plan.describe_task(task, train_set, base.tokenizer), said_of(tests)]),
+        about="\n".join(
+            [plan.describe_task(task, train_set, base.tokenizer), said_of(len(tests))]
+        ),
         metric=metric,
         base=base,
         train=train_set,
@@ -153,22 +158,36 @@ def label_texts(config: ConfigDict, base: hub.Pretrained) -> Bench:
 def write_texts(config: ConfigDict, base: hub.Pretrained) -> Bench:
     """A task of answers, and a decoder that writes them with its KV cache."""
     task = load_text_task(config.task.name, config.task.options.to_dict())
-    higher_is_better = [name for name in task.metrics if rises(name)]
-    metric = known(config.metric or task.metric, higher_is_better, f"metric of task {task.name!r}")
+    metrics = [*(name for name in task.metrics if rises(name)), TOKENS]
+    metric = known(config.metric or task.metric, metrics, f"metric of task {task.name!r}")
     train, validation = parts(config, task.train, task.validation)
     tests = spread(task.test, config.test_examples)
-    encoder = TextEncoder(tokenizer=base.tokenizer, length=config.length, truncate="middle")
+    predicts = metric == TOKENS
+    encoder = TextEncoder(
+        tokenizer=base.tokenizer,
+        length=config.length,
+        # A prompt that is cut can still be answered, but no given answer be predicted from it.
+        truncate="none" if predicts else "middle",
+        bad_rows="skip" if predicts else "raise",
+    )
     encoded = encoder.encode(train)
+    rows_of = lambda records: pad(encoder.encode(records).examples, config.length)
     train_set = pad(encoded.examples, config.length)
+    held_out = rows_of(validation) if validation else {}
+    test_set = rows_of(tests) if predicts else {}
     outputs = partial(language_model.make_outputs, base)
     plain = jax.jit(outputs(None))
 
+    def predict(examples: Examples, found: Callable[..., Any], variables: Variables) -> Any:
+        return language_model.score(found, examples, config.evaluation_batch_size, variables)
+
     def validate(variables: Variables) -> float:
-        examples = pad(encoder.encode(validation).examples, config.length)
-        rows = config.evaluation_batch_size
-        return language_model.score(plain, examples, rows, variables)["loss"]
+        return predict(held_out, plain, variables)["loss"]
 
     def score(variables: Variables, lifted: lora.Lifted | None = None) -> float:
+        if predicts:
+            found = plain if lifted is None else jax.jit(outputs(lifted))
+            return predict(test_set, found, variables)[TOKENS]
         plain_model = base._replace(params=variables["params"])
         texts = answer(
             base._replace(apply=beside(lifted), params=dict(variables)) if lifted else plain_model,
@@ -182,7 +201,11 @@ def write_texts(config: ConfigDict, base: hub.Pretrained) -> Bench:
     def time(
         adapted: Mapping[str, lora.Lifted], merged: Mapping[str, lora.Lifted]
     ) -> dict[str, ResponseTimes]:
-        prompts, _, _ = encoder.prompts(tests[:1] * config.latency.batch_size, config.new_tokens)
+        new = config.latency.new_tokens
+        timed = TextEncoder(
+            tokenizer=base.tokenizer, length=config.length + new, truncate="middle"
+        )
+        prompts, _, _ = timed.prompts(tests[:1] * config.latency.batch_size, new)
         init = partial(language_model.init_variables, base, key=jax.random.key(0))
         contenders = {"base": (base.apply, base.params)}
         for name, lifted in adapted.items():
@@ -193,14 +216,14 @@ def write_texts(config: ConfigDict, base: hub.Pretrained) -> Bench:
             contenders,
             base.config,
             prompts.ids,
-            new_tokens=config.latency.new_tokens,
+            new_tokens=new,
             rounds=config.latency.rounds,
         )
 
     about = plan.describe_text_task(task, encoded, train_set, encoder)
     return Bench(
         name=task.name,
-        about="\n".join([about, said_of(tests)]),
+        about="\n".join([about, said_of(len(test_set["ids"]) if predicts else len(tests))]),
         metric=metric,
         base=base,
         train=train_set,
@@ -255,9 +278,9 @@ def rises(metric: str) -> bool:
     return not isinstance(found, TextMetric) or found.higher_is_better
 
 
-def said_of(tests: Sequence[Any]) -> str:
+def said_of(tests: int) -> str:
     """How many of the test examples are used."""
-    return f"  scored on {len(tests):,} test examples, evenly spread"
+    return f"  scored on {tests:,} test examples, evenly spread"
 
 
 def beside(lifted: lora.Lifted) -> Callable[..., Any]:

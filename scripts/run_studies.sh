@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every study on real weights and real text, one after another.
+# Every study on real weights and real text, one after another, the most telling first.
 #
 #   export LORA_JAX_DATA=DIR
 #   scripts/run_studies.sh OUTDIR [STUDY...]
@@ -7,12 +7,14 @@
 # DIR holds glue/, e2e_nlg/, cocohd/ and stories260k/; the environment of scripts/quickstart.sh is
 # made if it is not there. A study whose results.json is there is skipped, and one that was killed
 # goes on from its finished runs: the same command again does only what is left. One that fails does
-# not stop the others. At the end stand the findings of all, the page of each, and which failed.
+# not stop the others. At the end stand the findings of all with the seconds that each took, which
+# are kept in OUTDIR/seconds.tsv too, the page of each, and which failed.
 #
 # STUDY: some of the names below, such as rank/sst2; all of them by default.
 #
-# Runs on different tasks are not to be compared, so no comparison is made here. Runs of your own on
-# one task are: python -m experiments.compare DIR DIR ...
+# Runs on different tasks are not to be compared. The one comparison that is made here is of the
+# same runs on weights that are pretrained and on new ones. Runs of your own on one task are:
+# python -m experiments.compare DIR DIR ...
 #
 # Environment: PYTHON, LORA_JAX_VENV, LORA_JAX_MINILM (see scripts/environment.sh).
 set -euo pipefail
@@ -21,23 +23,27 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 # Name of the study, which is its directory below OUTDIR; its config; more flags. The rates that
-# target_modules chooses for one task serve for the others too.
+# target_modules chooses for one task serve for the others too. Of `compare`: the runs.
 rates=--config.rates_of=OUTDIR/target_modules/relevancy
+ours=--config.model.path=OUTDIR/pretrain/model
 studies="
-pretrain                   pretrain.py
-target_modules/relevancy   target_modules.py:relevancy
 target_modules/e2e         target_modules.py:e2e
-target_modules/sst2        target_modules.py:sst2         $rates
-target_modules/cola        target_modules.py:cola         $rates
-target_modules/rte         target_modules.py:rte          $rates
-rank/e2e_nlg               rank.py:e2e_nlg
-rank/sst2                  rank.py:sst2
-weight_types/e2e_nlg       weight_types.py:e2e_nlg
-learning_rate/e2e_nlg      learning_rate.py:e2e_nlg
+target_modules/relevancy   target_modules.py:relevancy
 lora_vs_full/e2e_nlg       lora_vs_full.py:e2e_nlg
+learning_rate/e2e_nlg      learning_rate.py:e2e_nlg
+rank/e2e_nlg               rank.py:e2e_nlg
+weight_types/e2e_nlg       weight_types.py:e2e_nlg
 lora_vs_full/sst2          lora_vs_full.py:sst2
+target_modules/sst2        target_modules.py:sst2         $rates
 subspace                   subspace.py
 task_switching             task_switching.py
+rank/sst2                  rank.py:sst2
+pretrain                   pretrain.py
+lora_vs_full/own           lora_vs_full.py:own            $ours
+lora_vs_full/fresh         lora_vs_full.py:own            $ours --config.model.fresh=True
+compare/bases              OUTDIR/lora_vs_full/own        OUTDIR/lora_vs_full/fresh
+target_modules/cola        target_modules.py:cola         $rates
+target_modules/rte         target_modules.py:rte          $rates
 "
 
 show_help_if_asked "$@"
@@ -64,42 +70,64 @@ export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
 export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$root/.jax_cache}
 
+# run NAME CONFIG [FLAG...]: into OUTDIR/NAME.
+run() {
+  local name=$1 config=${2//OUTDIR/$out}
+  shift 2
+  set -- "${@//OUTDIR/$out}"
+  if [ "${name%%/*}" = compare ]; then
+    "$venv_python" -m experiments.compare "$config" "$@" --workdir="$out/$name"
+  else
+    "$venv_python" -m "experiments.${name%%/*}" \
+      --config="configs/$config" --workdir="$out/$name" "$@"
+  fi
+}
+
 failed=()
 finished=()
-while read -r name config flags; do
-  [ -n "$name" ] || continue
+while read -r -a words; do
+  [ ${#words[@]} -gt 0 ] || continue
+  name=${words[0]}
   if [ $# -gt 0 ] && ! printf '%s\n' "$@" | grep -qx "$name"; then continue; fi
-  directory=$out/$name
-  if [ -s "$directory/results.json" ]; then
+  if [ -s "$out/$name/results.json" ]; then
     echo "$name: done before"
-    finished+=("$directory")
+    finished+=("$name")
     continue
   fi
-  mkdir -p "$(dirname "$directory")"
+  mkdir -p "$(dirname "$out/$name")"
   started=$SECONDS
   echo "== $name"
-  if "$venv_python" -m "experiments.${name%%/*}" \
-    --config="configs/$config" --workdir="$directory" \
-    ${flags:+"${flags/OUTDIR/$out}"} </dev/null; then
-    finished+=("$directory")
-    echo "$name: $((SECONDS - started)) s"
+  if run "$name" "${words[@]:1}" </dev/null; then
+    finished+=("$name")
+    outcome=done
   else
     failed+=("$name")
-    echo "$name: failed after $((SECONDS - started)) s" >&2
+    outcome=failed
   fi
+  printf '%s\t%s\t%s\n' "$name" "$((SECONDS - started))" "$outcome" >>"$out/seconds.tsv"
+  echo "$name: $outcome after $((SECONDS - started)) s"
 done <<<"$studies"
 
-for directory in "${finished[@]}"; do
-  "$venv_python" - "$directory" "${directory#"$out"/}" <<'PYTHON'
-import json, pathlib, sys
+# ---- Each study's name, the seconds of all starts that it took, and what it found
+if [ ${#finished[@]} -gt 0 ]; then
+  "$venv_python" - "$out" "${finished[@]}" <<'PYTHON'
+import collections, json, pathlib, sys
 
-directory, name = pathlib.Path(sys.argv[1]), sys.argv[2]
-finding = json.loads((directory / "results.json").read_text()).get("finding", "")
-print(f"\n{name}: {finding}\n  {directory / 'report.html'}")
+out, names = pathlib.Path(sys.argv[1]), sys.argv[2:]
+seconds = collections.Counter()
+if (out / "seconds.tsv").exists():
+    for line in (out / "seconds.tsv").read_text().splitlines():
+        name, took, _ = line.split("\t")
+        seconds[name] += int(took)
+for name in names:
+    found = json.loads((out / name / "results.json").read_text()).get("finding", "")
+    took = f"{seconds[name]:,} s" if name in seconds else "time not known"
+    print(f"\n{name} ({took}): {found}\n  {out / name / 'report.html'}")
+total = sum(seconds[name] for name in names)
+print(f"\n{len(names)} studies are finished in {out}: {total:,} s in all")
 PYTHON
-done
+fi
 if [ ${#failed[@]} -gt 0 ]; then
   echo "failed: ${failed[*]}; the same command tries them again" >&2
   exit 1
 fi
-echo "all studies are in $out; $SECONDS s"

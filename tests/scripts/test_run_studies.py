@@ -27,9 +27,9 @@ def checkout(tmp_path):
 import json, os, pathlib, sys
 if "-m" not in sys.argv:
     os.execv({sys.executable!r}, ["python", *sys.argv[1:]])
-flags = dict(flag.split("=", 1) for flag in sys.argv[3:])
+flags = dict(flag.split("=", 1) for flag in sys.argv[3:] if "=" in flag)
 print("RUN", *sys.argv[2:])
-if "sst2" in flags["--config"]:
+if "sst2" in flags.get("--config", ""):
     sys.exit(1)
 place = pathlib.Path(flags["--workdir"])
 place.mkdir(parents=True)
@@ -59,12 +59,21 @@ def test_it_goes_on_after_a_failure_and_the_same_command_does_what_is_left(check
     out = checkout / "out"
     first = run(checkout, str(out))
     assert first.returncode == 1
-    assert "failed: target_modules/sst2 rank/sst2 lora_vs_full/sst2" in first.stderr
-    assert "task_switching: found experiments.task_switching" in first.stdout
+    assert "failed: lora_vs_full/sst2 target_modules/sst2 rank/sst2" in first.stderr
+    assert re.search(r"task_switching \(\d+ s\): found experiments.task_switching", first.stdout)
     assert f"--config.rates_of={out}/target_modules/relevancy" in first.stdout
+    path = f"--config.model.path={out}/pretrain/model --config.model.fresh=True"
+    assert path in first.stdout
+    own, fresh = f"{out}/lora_vs_full/own", f"{out}/lora_vs_full/fresh"
+    assert f"compare {own} {fresh} --workdir={out}/compare/bases" in first.stdout
     again = run(checkout, str(out))
     assert again.stdout.count("RUN") == 3
     assert "weight_types/e2e_nlg: done before" in again.stdout
+    # The seconds of both starts are counted, and those of the failed ones are not among the sum.
+    rows = [line.split("\t") for line in (out / "seconds.tsv").read_text().splitlines()]
+    assert len(rows) == 17 + 3
+    assert sum(name == "rank/sst2" and outcome == "failed" for name, _, outcome in rows) == 2
+    assert "14 studies are finished" in again.stdout
 
 
 def test_some_studies_can_be_named(checkout):
@@ -76,7 +85,10 @@ def test_some_studies_can_be_named(checkout):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [((), "name a directory"), (("out", "ranks"), "there is no study ranks; known: pretrain")],
+    [
+        ((), "name a directory"),
+        (("out", "ranks"), "there is no study ranks; known: target_modules/e2e"),
+    ],
 )
 def test_a_mistake_is_told_before_anything_runs(arguments, message, checkout):
     done = run(checkout, *arguments)
@@ -88,7 +100,7 @@ def test_a_mistake_is_told_before_anything_runs(arguments, message, checkout):
 def test_every_study_has_its_experiment_and_its_config():
     listed = SCRIPT.read_text().split('studies="')[1].split('"')[0]
     rows = re.findall(r"^(\w+)(?:/\w+)? +(\w+\.py)", listed, re.MULTILINE)
-    assert len(rows) == 14
+    assert len(rows) == 16
     for experiment, config in rows:
         assert (ROOT / "experiments" / f"{experiment}.py").exists()
         assert (ROOT / "configs" / config).exists()
