@@ -16,8 +16,7 @@ To spare time, a task may take over the learning rates that another has chosen:
 --config.rates_of=runs/relevancy.
 
 Measured so far: weighted F1 of relevancy at equal rank 8, mean and 95 % t-interval of five seeds,
-30 steps, 200 test sentences (--config.steps=30 --config.test_examples=200), on 2026-11-26 with JAX 0.10.2 on CPU. Runs were trained one by one,
-which gives what training them together gives:
+with --config.steps=30 --config.test_examples=200, on 2026-11-26 with JAX 0.10.2 on CPU:
 
     targets          rank   parameters   rate    weighted F1
     q_proj+v_proj       8       73,728   4e-3    0.786 ± 0.064

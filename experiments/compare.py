@@ -2,12 +2,12 @@
 
     python -m experiments.compare runs/lora runs/dora runs/full --workdir=runs/comparison
 
-The runs are of one experiment; the others are compared with the first. Runs that differ in their
-seed alone count as one, with a score for each seed. Scores of the same seeds are compared in pairs
-(Student's t and Wilcoxon), those of different seeds by Welch's test; and where runs kept their
-predictions for the same test examples, these are drawn again and again (paired bootstrap). All
-p-values are corrected for their number (Holm). Writes config.json, results.json and report.html;
-without --workdir it only prints.
+The runs are of one experiment and on one task; the others are compared with the first. Runs that
+differ in their seed alone count as one, with a score for each seed. Scores of the same seeds are
+compared in pairs (Student's t and Wilcoxon), those of different seeds by Welch's test; and where
+runs kept their predictions for the same test examples, these are drawn again and again (paired
+bootstrap). All p-values are corrected for their number (Holm). Writes config.json, results.json and
+report.html; without --workdir it only prints.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def main(directories: Sequence[Path], workdir: Path | None, metrics: Sequence[st
 
     # ---- The runs, those that differ in their seed alone together
     runs = [read_run(directory) for directory in directories]
-    check_one_experiment(runs)
+    check_comparable(runs)
     groups = group_by_config(runs)
     names = choose_metrics(runs, metrics)
     scores = {name: [gather(group, name) for group in groups] for name in names}
@@ -101,8 +101,8 @@ def check(directories: Sequence[Path], workdir: Path | None) -> None:
         raise ValueError(f"--workdir={workdir} is one of the runs: name another directory")
 
 
-def check_one_experiment(runs: Sequence[SavedRun]) -> None:
-    """Refuses runs of different experiments."""
+def check_comparable(runs: Sequence[SavedRun]) -> None:
+    """Refuses runs of different experiments or on different tasks: their scores differ in kind."""
     first = runs[0]
     for run in runs[1:]:
         if run.experiment != first.experiment:
@@ -110,6 +110,18 @@ def check_one_experiment(runs: Sequence[SavedRun]) -> None:
                 f"{first.directory} is a run of {first.experiment}, but {run.directory} of "
                 f"{run.experiment}: only runs of one experiment can be compared"
             )
+        if (ours := tasks_of(first)) != (theirs := tasks_of(run)):
+            raise ValueError(
+                f"{first.directory} is a run on {ours or 'no task'}, but {run.directory} on "
+                f"{theirs or 'no task'}: only runs on one task can be compared"
+            )
+
+
+def tasks_of(run: SavedRun) -> str:
+    """The names of a run's task, or tasks; empty where it names none."""
+    task, tasks = run.config.get("task") or {}, run.config.get("tasks") or {}
+    one = task.get("name", "") if isinstance(task, Mapping) else str(task)
+    return ", ".join(filter(None, [one, *tasks]))
 
 
 def group_by_config(runs: Sequence[SavedRun]) -> list[Group]:

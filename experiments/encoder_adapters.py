@@ -1,8 +1,9 @@
-"""What experiments on several adapters of one encoder share: training one, keeping it in a file."""
+"""Several adapters of one encoder: trained together in one program, and kept as PEFT's files."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,13 +11,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from ml_collections import ConfigDict
+from rich.console import Console
 
 import lora_jax as lora
+from experiments.settings import listed
 from lora_jax import hub, training
 from lora_jax.data import Examples, Task, encode, load_task, training_batches
 from lora_jax.data.split import spread
-from lora_jax.training.classifier import init_variables, loss, make_outputs, score
-from lora_jax.training.metrics import Row
+from lora_jax.reports import plan
+from lora_jax.training.classifier import init_variables, loss, make_outputs, score_members
 
 HEAD = "head.npz"
 
@@ -29,6 +32,26 @@ class TaskSets(NamedTuple):
     test: Examples
 
 
+class Wanted(NamedTuple):
+    """An adapter to have: read from its folder, or trained.
+
+    Attributes:
+      name: of its folder, and in the log.
+      sets: what it learns.
+      lifted: the encoder with it.
+      method: of the adapter.
+      seed: of the new weights and of the order of the examples.
+      logged: what stands in the log beside each row of its metrics.
+    """
+
+    name: str
+    sets: TaskSets
+    lifted: lora.Lifted
+    method: lora.Method
+    seed: int
+    logged: Mapping[str, Any]
+
+
 def load_sets(
     name: str, options: dict[str, Any], base: hub.Pretrained, length: int, most: int = 0
 ) -> TaskSets:
@@ -39,42 +62,116 @@ def load_sets(
     return TaskSets(task, *sides)
 
 
-class Trainer:
-    """Trains adapters of one lift on one task, all seeds by one compiled step.
+def read_or_train(
+    config: ConfigDict,
+    base: hub.Pretrained,
+    wanted: Sequence[Wanted],
+    workdir: Path,
+    console: Console,
+) -> list[dict[str, Any]]:
+    """The adapter and the head of each; those that an earlier start finished are not trained.
 
     Args:
-      config: has `pooling`, `steps`, `batch_size`, `evaluation_batch_size` and `optimizer`.
-      sets: the task.
+      config: has `targets`, `pooling`, `steps`, `batch_size`, `length`, `optimizer`, `together` and
+        `evaluation_batch_size`.
       base: the encoder.
-      lifted: with the adapter.
+      wanted: adapters of different names.
+      workdir: where `adapters/` and metrics.jsonl are.
+      console: where progress is shown.
+
+    Returns:
+      `{"adapter", "head"}` of each, in their order.
+
+    Raises:
+      ValueError: one diverged; those before it are kept.
     """
+    folder = lambda one: workdir / "adapters" / one.name
+    kept = {one.name: read_adapter(folder(one), base, one) for one in wanted}
+    found = {name: variables for name, variables in kept.items() if variables is not None}
+    missing = [one for one in wanted if one.name not in found]
+    for start in range(0, len(missing), config.together):
+        few = missing[start : start + config.together]
+        console.print(", ".join(one.name for one in few))
+        runs = train_together(config, base, few, console)
+        for one in few:
+            run = runs[one.name]
+            if run.diverged:
+                raise ValueError(
+                    f"{one.name} diverged at step {run.diverged}: lower optimizer.learning_rate"
+                )
+            with (workdir / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps({**one.logged, **row}) + "\n" for row in run.rows)
+            found[one.name] = {name: run.variables[name] for name in ("adapter", "head")}
+            save_adapter(folder(one), base, one.lifted, found[one.name])
+    return [found[one.name] for one in wanted]
 
-    def __init__(
-        self, config: ConfigDict, sets: TaskSets, base: hub.Pretrained, lifted: lora.Lifted
-    ) -> None:
-        self.config, self.sets, self.base, self.lifted = config, sets, base, lifted
-        self.init = partial(init_variables, base, lifted, sets.task.outputs)
-        shapes = jax.eval_shape(self.init, jax.random.key(0))
-        self.labels = training.label(shapes, training.LORA, lifted.frozen)
-        self.optimizer = training.make_optimizer(config.optimizer, self.labels, config.steps)
-        outputs = make_outputs(base, lifted, config.pooling)
-        self.step = training.make_step(partial(loss, outputs), self.optimizer)
-        self.evaluate = partial(
-            score, jax.jit(outputs), sets.task, sets.test, config.evaluation_batch_size
+
+def train_together(
+    config: ConfigDict, base: hub.Pretrained, wanted: Sequence[Wanted], console: Console
+) -> dict[str, training.MemberRun]:
+    """Trains adapters in one program, each on its own task, and scores them on its test set."""
+    members = [
+        training.Member(
+            name=one.name,
+            targets=tuple(listed(config.targets)),
+            method=one.method,
+            optimizer=config.optimizer.to_dict(),
+            seed=one.seed,
+            task=one.sets.task.name,
+            outputs=one.sets.task.outputs,
         )
+        for one in wanted
+    ]
+    sets = {one.sets.task.name: one.sets for one in wanted}
+    sweep = training.make_sweep(
+        base.apply,
+        base.params,
+        *inputs_of(config),
+        members=members,
+        steps=config.steps,
+        init=lambda member, lifted, key: init_variables(base, lifted, member.outputs, key),
+        loss=lambda lifted: partial(loss, make_outputs(base, lifted, config.pooling)),
+    )
+    result = training.train_sweep(
+        sweep,
+        lambda member: training_batches(
+            sets[member.task].train, config.batch_size, seed=member.seed
+        ),
+        evaluate=partial(
+            score_members,
+            sweep.outputs(make_outputs(base, sweep.lifted, config.pooling)),
+            members,
+            {name: one.task for name, one in sets.items()},
+            {name: one.test for name, one in sets.items()},
+            config.evaluation_batch_size,
+        ),
+        console=console,
+    )
+    return result.runs
 
-    def start(self, key: jax.Array) -> tuple[training.TrainState, Any]:
-        """The state before the first step, and what is frozen."""
-        return training.init_state(self.init(key), self.labels, self.optimizer, key)
 
-    def train(self, seed: int) -> tuple[dict[str, Any], Sequence[Row]]:
-        """Trains with one seed: the adapter and the head, and the rows of the metrics."""
-        state, frozen = self.start(jax.random.key(seed))
-        batches = training_batches(self.sets.train, self.config.batch_size, seed=seed)
-        result = training.train(
-            self.step, state, frozen, batches, steps=self.config.steps, evaluate=self.evaluate
-        )
-        return {name: result.state.trainable[name] for name in ("adapter", "head")}, result.rows
+def inputs_of(config: ConfigDict) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """The shapes of a batch, as an encoder takes it: ids, mask and types."""
+    ids = jax.ShapeDtypeStruct((config.batch_size, config.length), "int32")
+    return ids, ids, ids
+
+
+def start_of(base: hub.Pretrained, one: Wanted) -> Callable[[jax.Array], dict[str, Any]]:
+    """Makes the variables that an adapter starts with, from the key of its seed."""
+    return partial(init_variables, base, one.lifted, one.sets.task.outputs)
+
+
+def describe_alone(config: ConfigDict, base: hub.Pretrained, one: Wanted) -> str:
+    """What a step of one adapter alone takes."""
+    start, key = start_of(base, one), jax.random.key(one.seed)
+    labels = training.label(jax.eval_shape(start, key), training.LORA, one.lifted.frozen)
+    optimizer = training.make_optimizer(config.optimizer, labels, config.steps)
+    begin = lambda key: training.init_state(start(key), labels, optimizer, key)
+    step = training.make_step(
+        partial(loss, make_outputs(base, one.lifted, config.pooling)), optimizer
+    )
+    batch = {name: values[: config.batch_size] for name, values in one.sets.train.items()}
+    return plan.describe_cost(step, *jax.eval_shape(begin, key), batch)
 
 
 def save_adapter(
@@ -86,15 +183,14 @@ def save_adapter(
     hub.save_peft(directory, lifted, variables["adapter"], params=base.params, overwrite=True)
 
 
-def read_adapter(
-    directory: Path, base: hub.Pretrained, lifted: lora.Lifted, head: Any
-) -> dict[str, Any] | None:
-    """Reads what `save_adapter` kept, or None if it is not there; `head` has the head's shapes."""
+def read_adapter(directory: Path, base: hub.Pretrained, one: Wanted) -> dict[str, Any] | None:
+    """Reads what `save_adapter` kept, or None if it is not there."""
     if not (directory / "adapter_config.json").exists():
         return None
+    head = jax.eval_shape(start_of(base, one), jax.random.key(one.seed))["head"]
     with np.load(directory / HEAD) as stored:
         leaves = [jax.numpy.asarray(stored[name]) for name in flat(head)]
-    factors = hub.load_peft(directory, lifted, params=base.params)
+    factors = hub.load_peft(directory, one.lifted, params=base.params)
     return {"adapter": factors, "head": jax.tree.unflatten(jax.tree.structure(head), leaves)}
 
 

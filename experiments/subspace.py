@@ -2,8 +2,9 @@
 
     python -m experiments.subspace --config=configs/subspace.py --workdir=runs/subspace
 
-trains adapters of several ranks and seeds on one pretrained encoder and compares what they learnt
-(Hu et al. 2021, sections 7.2 and 7.3). Of adapters that exist, in PEFT's files,
+trains adapters of several ranks and seeds on one pretrained encoder, in one compiled program, and
+compares what they learnt (Hu et al. 2021, sections 7.2 and 7.3). Of adapters that exist, in PEFT's
+files,
 
     python -m experiments.subspace --config=configs/subspace.py --workdir=runs/theirs
         --config.model.path=DIR --config.adapters=DIR,DIR
@@ -14,11 +15,10 @@ Writes config.json, metrics.jsonl, adapters/, phi.npz, results.json and report.h
 
 from __future__ import annotations
 
-import json
 import time
 from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,11 +27,12 @@ from rich.console import Console
 
 import lora_jax as lora
 from experiments.encoder_adapters import (
-    TaskSets,
-    Trainer,
+    Wanted,
+    describe_alone,
+    inputs_of,
     load_sets,
-    read_adapter,
-    save_adapter,
+    read_or_train,
+    start_of,
 )
 from experiments.launch import launch
 from experiments.settings import check_seeds, listed
@@ -63,6 +64,7 @@ def defaults() -> ConfigDict:
     config.optimizer = ConfigDict({"name": "adamw", "learning_rate": 2e-3, "schedule": "linear"})
     config.optimizer.update(warmup=0.1, weight_decay=0.01, clip=1.0)
     config.optimizer.groups = ConfigDict({"head": {"multiplier": 10.0}})
+    config.together = 10  # adapters that are trained together, at most
     config.evaluation_batch_size = 96
     config.sides = ("a", "in")  # what is compared: A, B, or ΔW on the side of in- or outputs
     config.energy = 0.9  # the share that the effective rank by energy holds
@@ -98,13 +100,12 @@ def main(config: ConfigDict, workdir: Path | None) -> None:
             return
         training.open_workdir(workdir, config.to_dict())
     else:
-        lifts = make_lifts(config, base)
-        sets = load_sets(config.task.name, config.task.options.to_dict(), base, config.length)
+        wanted = every_adapter(config, base)
         if workdir is None:
-            print_plan(console, config, base, lifts, sets)
+            print_plan(console, config, base, wanted)
             return
         training.open_workdir(workdir, config.to_dict())
-        runs = train_runs(config, base, lifts, sets, workdir, console)
+        runs = train_runs(config, base, wanted, workdir, console)
 
     # ---- What they share, and how each stands to W
     console.print("comparing")
@@ -135,8 +136,9 @@ def check(config: ConfigDict) -> None:
     check_seeds(config.seeds, least=2)  # one seed has no other to be compared with
     if not config.ranks or len(set(config.ranks)) < len(config.ranks) or min(config.ranks) < 1:
         raise ValueError(f"ranks = {config.ranks}: name one or more different ranks from 1")
-    if config.steps < 1:
-        raise ValueError(f"steps = {config.steps}: at least 1 is needed")
+    for field in ("steps", "together"):
+        if config[field] < 1:
+            raise ValueError(f"{field} = {config[field]}: at least 1 is needed")
 
 
 def directories(config: ConfigDict) -> list[Path]:
@@ -161,59 +163,47 @@ def load_runs(folders: list[Path], base: hub.Pretrained) -> list[Run]:
     return runs
 
 
-def make_lifts(config: ConfigDict, base: hub.Pretrained) -> dict[int, lora.Lifted]:
-    """The lifted encoder of each rank."""
-    ids = jax.ShapeDtypeStruct((config.batch_size, config.length), jnp.int32)
-    lifts = {}
+def every_adapter(config: ConfigDict, base: hub.Pretrained) -> list[Wanted]:
+    """Each rank with each seed."""
+    sets = load_sets(config.task.name, config.task.options.to_dict(), base, config.length)
+    wanted = []
     for rank in sorted(config.ranks):
         method = lora.LoRA(rank=rank, alpha=config.alpha)
-        lifts[rank] = lora.lift(
-            base.apply, base.params, ids, ids, ids, method=method, targets=listed(config.targets)
-        )
-    return lifts
+        targets = listed(config.targets)
+        inputs = inputs_of(config)
+        lifted = lora.lift(base.apply, base.params, *inputs, method=method, targets=targets)
+        for seed in config.seeds:
+            name = f"r{rank}-seed{seed}"
+            wanted.append(Wanted(name, sets, lifted, method, seed, {"name": name}))
+    return wanted
 
 
 def train_runs(
     config: ConfigDict,
     base: hub.Pretrained,
-    lifts: dict[int, lora.Lifted],
-    sets: TaskSets,
+    wanted: list[Wanted],
     workdir: Path,
     console: Console,
 ) -> list[Run]:
-    """Trains each rank with each seed, but for the adapters that an earlier start finished."""
-    log, runs = workdir / "metrics.jsonl", []
-    for rank, lifted in lifts.items():
-        trainer = Trainer(config, sets, base, lifted)
-        for seed in config.seeds:
-            name = f"r{rank}-seed{seed}"
-            folder = workdir / "adapters" / name
-            start = jax.eval_shape(trainer.init, jax.random.key(seed))
-            variables = read_adapter(folder, base, lifted, start["head"])
-            if variables is None:
-                console.print(name)
-                variables, rows = trainer.train(seed)
-                with log.open("a", encoding="utf-8") as file:
-                    file.writelines(json.dumps({"name": name, **row}) + "\n" for row in rows)
-                save_adapter(folder, base, lifted, variables)
-            describe = lambda name, factors, lifted=lifted: describe_adapter(
-                name, lifted, base.params, factors
+    """Trains the adapters that are not there yet; and where each of all started."""
+    found = read_or_train(config, base, wanted, workdir, console)
+    runs = []
+    for one, variables in zip(wanted, found, strict=True):
+        rank = one.lifted.sites[0].method.rank  # type: ignore[attr-defined]
+        start = jax.jit(start_of(base, one))(jax.random.key(one.seed))
+        describe = lambda name, factors, lifted=one.lifted: describe_adapter(
+            name, lifted, base.params, factors
+        )
+        runs.append(
+            Run(
+                describe(one.name, variables["adapter"]),
+                rank,
+                one.seed,
+                last_score(workdir / "metrics.jsonl", one.name, one.sets.task.metric),
+                describe(f"{one.name} at its start", start["adapter"]),
             )
-            runs.append(
-                Run(
-                    describe(name, variables["adapter"]),
-                    rank,
-                    seed,
-                    last_score(log, name, sets.task.metric),
-                    describe(f"{name} at its start", initial_factors(trainer, seed)),
-                )
-            )
+        )
     return runs
-
-
-def initial_factors(trainer: Trainer, seed: int) -> Any:
-    """The factors that a seed starts from."""
-    return jax.jit(lambda key: trainer.init(key)["adapter"])(jax.random.key(seed))
 
 
 def last_score(log: Path, name: str, metric: str) -> float:
@@ -255,21 +245,18 @@ def make_pairs(runs: list[Run]) -> list[Pair]:
 
 
 def print_plan(
-    console: Console,
-    config: ConfigDict,
-    base: hub.Pretrained,
-    lifts: dict[int, lora.Lifted],
-    sets: TaskSets,
+    console: Console, config: ConfigDict, base: hub.Pretrained, wanted: list[Wanted]
 ) -> None:
     """Says what would be trained and compared."""
+    sets = wanted[0].sets
     console.print(plan.describe_task(sets.task, sets.train, base.tokenizer), markup=False)
-    console.print(f"{len(lifts)} ranks x {len(config.seeds)} seeds x {config.steps} steps")
-    for rank, lifted in lifts.items():
-        trainer = Trainer(config, sets, base, lifted)
-        state, frozen = jax.eval_shape(trainer.start, jax.random.key(0))
-        batch = {name: values[: config.batch_size] for name, values in sets.train.items()}
-        console.print(f"\nrank {rank}: {plan.describe_cost(trainer.step, state, frozen, batch)}")
-        console.print(str(lifted), markup=False)
+    console.print(
+        f"{len(config.ranks)} ranks x {len(config.seeds)} seeds x {config.steps} steps, "
+        f"{config.together} at a time"
+    )
+    for one in wanted[:: len(config.seeds)]:
+        console.print(f"\n{one.method}, one alone: {describe_alone(config, base, one)}")
+        console.print(str(one.lifted), markup=False)
 
 
 if __name__ == "__main__":

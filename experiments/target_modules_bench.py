@@ -138,9 +138,7 @@ def label_texts(config: ConfigDict, base: hub.Pretrained) -> Bench:
 
     return Bench(
         name=task.name,
-        about="\n".join(
-            [plan.describe_task(task, train_set, base.tokenizer), said_of(len(tests))]
-        ),
+        about="\n".join([plan.describe_task(task, train_set, base.tokenizer), said_of(len(tests))]),
         metric=metric,
         base=base,
         train=train_set,
@@ -202,9 +200,7 @@ def write_texts(config: ConfigDict, base: hub.Pretrained) -> Bench:
         adapted: Mapping[str, lora.Lifted], merged: Mapping[str, lora.Lifted]
     ) -> dict[str, ResponseTimes]:
         new = config.latency.new_tokens
-        timed = TextEncoder(
-            tokenizer=base.tokenizer, length=config.length + new, truncate="middle"
-        )
+        timed = TextEncoder(tokenizer=base.tokenizer, length=config.length + new, truncate="middle")
         prompts, _, _ = timed.prompts(tests[:1] * config.latency.batch_size, new)
         init = partial(language_model.init_variables, base, key=jax.random.key(0))
         contenders = {"base": (base.apply, base.params)}

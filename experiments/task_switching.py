@@ -2,8 +2,9 @@
 
     python -m experiments.task_switching --config=configs/task_switching.py --workdir=runs/switching
 
-trains an adapter for each of several tasks on one pretrained encoder, with several seeds, and then
-switches between them. Of adapters that exist, in PEFT's files, it measures switching alone:
+trains an adapter for each of several tasks on one pretrained encoder, with several seeds, all in
+one compiled program, and then switches between them. Of adapters that exist, in PEFT's files, it
+measures switching alone:
 
     python -m experiments.task_switching --config=configs/task_switching.py --workdir=runs/theirs
         --config.model.path=DIR --config.adapters=DIR,DIR
@@ -14,12 +15,10 @@ adapters/, results.json and report.html.
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
@@ -28,10 +27,11 @@ from rich.console import Console
 import lora_jax as lora
 from experiments.encoder_adapters import (
     TaskSets,
-    Trainer,
+    Wanted,
+    describe_alone,
+    inputs_of,
     load_sets,
-    read_adapter,
-    save_adapter,
+    read_or_train,
 )
 from experiments.launch import launch
 from experiments.settings import check_seeds, listed
@@ -64,6 +64,7 @@ def defaults() -> ConfigDict:
     config.optimizer = ConfigDict({"name": "adamw", "learning_rate": 2e-3, "schedule": "linear"})
     config.optimizer.update(warmup=0.1, weight_decay=0.01, clip=1.0)
     config.optimizer.groups = ConfigDict({"head": {"multiplier": 10.0}})
+    config.together = 15  # adapters that are trained together, at most
     config.evaluation_examples = 288  # of each test set, evenly spread over it, at most; 0: all
     config.evaluation_batch_size = 96
     config.cycles = 20  # in each, every adapter is merged and taken out again
@@ -92,26 +93,19 @@ def main(config: ConfigDict, workdir: Path | None) -> None:
             return
         training.open_workdir(workdir, config.to_dict())
     else:
-        lifted = lift(config, base)
-        sets = {
-            name: load_sets(
-                name, options.to_dict(), base, config.length, config.evaluation_examples
-            )
-            for name, options in config.tasks.items()
-        }
+        wanted = every_adapter(config, base)
         if workdir is None:
-            for name, one in sets.items():
-                console.print(f"{name}: {len(one.task.train):,} training examples", markup=False)
-            console.print(f"{len(config.seeds)} seeds x {config.steps} steps\n{lifted}")
+            print_plan(console, config, base, wanted)
             return
         training.open_workdir(workdir, config.to_dict())
-        trained = train_adapters(config, base, lifted, sets, workdir, console)
-        names = list(trained)
-        folders = [adapter_folder(workdir, name, config.seeds[0]) for name in names]
-        ids = next(iter(sets.values())).test
+        found = read_or_train(config, base, wanted, workdir, console)
+        trained = by_task(wanted, found)
+        first = wanted[:: len(config.seeds)]  # of each task
+        folders = [workdir / "adapters" / one.name for one in first]
+        ids = first[0].sets.test
         inputs = tuple(jnp.asarray(ids[n][: config.rows]) for n in ("ids", "mask", "type_ids"))
         factors = [variables[0]["adapter"] for _, variables in trained.values()]
-        switchable = Switchable(base, lifted, names, factors, folders, inputs)
+        switchable = Switchable(base, first[0].lifted, list(trained), factors, folders, inputs)
 
     # ---- Switching, and what is left of the base after it
     console.print("switching")
@@ -141,23 +135,15 @@ def check(config: ConfigDict) -> None:
         known(kind, KINDS, "kind")
     if not 0 < config.density <= 1:
         raise ValueError(f"density = {config.density}: a share in (0, 1] is needed")
-    if config.steps < 1:
-        raise ValueError(f"steps = {config.steps}: at least 1 is needed")
+    for field in ("steps", "together"):
+        if config[field] < 1:
+            raise ValueError(f"{field} = {config[field]}: at least 1 is needed")
 
 
 def directories(config: ConfigDict) -> list[Path]:
     """The directories of adapters."""
     # A text, for a flag with a tuple of absolute paths would have to be quoted twice.
     return [Path(name.strip()) for name in config.adapters.split(",") if name.strip()]
-
-
-def lift(config: ConfigDict, base: hub.Pretrained) -> lora.Lifted:
-    """Puts factors beside the params of the encoder; those of all tasks have the same shapes."""
-    ids = jax.ShapeDtypeStruct((config.batch_size, config.length), jnp.int32)
-    method = lora.make_method(**config.method)
-    return lora.lift(
-        base.apply, base.params, ids, ids, ids, method=method, targets=listed(config.targets)
-    )
 
 
 def load_adapters(config: ConfigDict, base: hub.Pretrained, folders: list[Path]) -> Switchable:
@@ -181,37 +167,39 @@ def load_adapters(config: ConfigDict, base: hub.Pretrained, folders: list[Path])
     return Switchable(base, first, [f.name for f in folders], factors, folders, inputs)
 
 
-def adapter_folder(workdir: Path, task: str, seed: int) -> Path:
-    """Where an adapter is kept."""
-    return workdir / "adapters" / f"{task}-seed{seed}"
-
-
-def train_adapters(
-    config: ConfigDict,
-    base: hub.Pretrained,
-    lifted: lora.Lifted,
-    sets: dict[str, TaskSets],
-    workdir: Path,
-    console: Console,
-) -> dict[str, tuple[TaskSets, list[dict[str, Any]]]]:
-    """Trains each task with each seed, but for the adapters that an earlier start finished."""
-    trained = {}
-    for name, own in sets.items():
-        trainer, found = Trainer(config, own, base, lifted), []
+def every_adapter(config: ConfigDict, base: hub.Pretrained) -> list[Wanted]:
+    """Each task with each seed; the factors of all have the same shapes."""
+    method, targets = lora.make_method(**config.method), listed(config.targets)
+    lifted = lora.lift(base.apply, base.params, *inputs_of(config), method=method, targets=targets)
+    wanted = []
+    for task, options in config.tasks.items():
+        sets = load_sets(task, options.to_dict(), base, config.length, config.evaluation_examples)
         for seed in config.seeds:
-            folder = adapter_folder(workdir, name, seed)
-            shapes = jax.eval_shape(trainer.init, jax.random.key(seed))
-            variables = read_adapter(folder, base, lifted, shapes["head"])
-            if variables is None:
-                console.print(f"{name}, seed {seed}")
-                variables, rows = trainer.train(seed)
-                with (workdir / "metrics.jsonl").open("a", encoding="utf-8") as file:
-                    lines = ({"task": name, "seed": seed, **row} for row in rows)
-                    file.writelines(json.dumps(line) + "\n" for line in lines)
-                save_adapter(folder, base, lifted, variables)
-            found.append(variables)
-        trained[name] = (own, found)
+            logged = {"task": task, "seed": seed}
+            wanted.append(Wanted(f"{task}-seed{seed}", sets, lifted, method, seed, logged))
+    return wanted
+
+
+def by_task(
+    wanted: list[Wanted], found: list[dict[str, Any]]
+) -> dict[str, tuple[TaskSets, list[dict[str, Any]]]]:
+    """Each task with the adapters and heads of all its seeds."""
+    trained: dict[str, tuple[TaskSets, list[dict[str, Any]]]] = {}
+    for one, variables in zip(wanted, found, strict=True):
+        trained.setdefault(one.logged["task"], (one.sets, []))[1].append(variables)
     return trained
+
+
+def print_plan(
+    console: Console, config: ConfigDict, base: hub.Pretrained, wanted: list[Wanted]
+) -> None:
+    """Says what would be trained."""
+    for one in wanted[:: len(config.seeds)]:
+        count = f"{len(one.sets.task.train):,} training examples"
+        console.print(f"{one.sets.task.name}: {count}", markup=False)
+    console.print(f"{len(config.seeds)} seeds x {config.steps} steps, {config.together} at a time")
+    console.print(f"one alone: {describe_alone(config, base, wanted[0])}")
+    console.print(str(wanted[0].lifted), markup=False)
 
 
 if __name__ == "__main__":

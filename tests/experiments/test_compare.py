@@ -118,12 +118,17 @@ def test_what_cannot_be_compared_is_told_in_one_sentence(tmp_path):
     (old / "results.json").write_text('{"accuracy": 1}')
     other = make_run(tmp_path, "other", {"accuracy": 1.0}, experiment="rank", seed=0)
     words = make_run(tmp_path, "words", {"speed": 1.0}, seed=1)
+    cola = make_run(tmp_path, "cola", {"accuracy": 1.0}, seed=1, task={"name": "cola"})
+    rte = make_run(tmp_path, "rte", {"accuracy": 1.0}, seed=1, task={"name": "rte"}, rank=2)
+    with pytest.raises(ValueError, match=r"cola is a run on cola, but .*rte on rte: only"):
+        compare.main([cola, rte], None)
     for directory, error, message in (
         (tmp_path / "nowhere", FileNotFoundError, "there is no directory"),
         (tmp_path / "empty", ValueError, "is no run: it has neither config.json nor results.json"),
         (unfinished, ValueError, "is an unfinished run"),
         (old, ValueError, "lacks experiment and config"),
         (other, ValueError, "is a run of finetune, but .* of rank"),
+        (cola, ValueError, "is a run on no task, but .*cola on cola: only runs on one task"),
         (words, ValueError, "no two of the runs have a number in common; .*accuracy.*speed"),
         (good, ValueError, "two or more different directories"),
     ):
