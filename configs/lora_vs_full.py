@@ -28,9 +28,10 @@ def get_config(task: str = "e2e_nlg") -> ConfigDict:
         own(config)
         return config
     set_subject(config, task)
-    config.together.update(lora=12, full=6)
     if task in TEXTS:
         config.steps = 32
+        config.search_seeds = 5  # all of the runs: one program of each kind, compiled once
+        config.together.update(lora=30, full=30)
         config.rates.lora = (3e-3, 1e-2, 3e-2)
         config.rates.full = (3e-4, 1e-3, 3e-3)
         config.large_batch = 16
@@ -41,7 +42,7 @@ def get_config(task: str = "e2e_nlg") -> ConfigDict:
         config.rates.lora = (1e-3, 3e-3, 1e-2)
         config.rates.full = (3e-5, 1e-4, 3e-4)
         config.examples.update(validation=96, test=192, own=64)
-        config.together.full = 4  # each has an optimiser's state of 180 MiB
+        config.together.update(lora=8, full=4)  # full: an optimiser's state of 180 MiB for each
         config.large_batch = 0
         config.few_examples = (32,)
     return config

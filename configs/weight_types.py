@@ -17,6 +17,6 @@ def get_config(task: str = "e2e_nlg") -> ConfigDict:
     config = defaults()
     set_subject(config, task)
     config.steps = 32
-    config.together.lora = 18  # the 54 runs that choose rates, and the other 27, in equal parts
+    config.together.lora = 27  # of the 54 runs that choose rates, and then of the other 27
     config.rates.lora = (3e-3, 1e-2, 3e-2) if task in TEXTS else (1e-3, 3e-3, 1e-2)
     return config

@@ -49,6 +49,11 @@ class Choice(NamedTuple):
         """What trains."""
         return LORA if self.targets else FULL
 
+    @property
+    def alike(self) -> tuple[str, int, int]:
+        """What runs must have in common to share a program."""
+        return self.kind, self.batch_size, self.steps
+
 
 class Run(NamedTuple):
     """A choice with a learning rate and a seed."""
@@ -97,49 +102,86 @@ def adapt(subject: Subject, choice: Choice) -> lora.Lifted | None:
     return lifted
 
 
-def train_together(
-    config: ConfigDict, subject: Subject, runs: Sequence[Run], console: Console
-) -> list[Outcome]:
-    """Trains runs of one kind, one batch size and one number of steps, and scores them.
+class Program(NamedTuple):
+    """A compiled sweep, and the functions that score its members."""
+
+    sweep: training.Sweep
+    predict: Callable[..., jax.Array]
+    remember: Callable[..., jax.Array] | None
+
+
+class Together:
+    """Trains runs of a few choices together; where as many are alike, by the same program.
+
+    Alike are runs of one kind, one batch size and one number of steps. Their program has room for
+    every choice of this kind, so that it is compiled once, whichever of them come together.
 
     Args:
       config: has the fields of `study.defaults`.
       subject: the base and its task.
-      runs: the members, at least one.
-      console: where progress is shown.
-
-    Returns:
-      What became of each.
+      choices: of all runs that are to come.
     """
-    first, members = runs[0].choice, [as_member(config, run) for run in runs]
-    sweep = training.make_sweep(
-        subject.base.apply,
-        subject.base.params,
-        *subject.inputs,
-        members=members,
-        steps=first.steps,
-        init=lambda _, lifted, key: subject.init(lifted, key),
-        loss=lambda lifted: partial(subject.loss, subject.outputs(lifted)),
-        rules=subject.rules[first.kind],
-    )
 
-    def batches(member: training.Member) -> Any:
-        examples = draw(subject.train, int(member.task), member.seed)
-        return training_batches(examples, first.batch_size, seed=member.seed)
+    def __init__(self, config: ConfigDict, subject: Subject, choices: Sequence[Choice]) -> None:
+        self._config = config
+        self._subject = subject
+        self._choices = choices
+        self._programs: dict[Any, Program] = {}
 
-    names = [member.name for member in members]
-    result = training.train_sweep(
-        sweep,
-        batches,
-        evaluate=lambda variables: dict(
-            zip(names, score_all(config, subject, sweep, variables), strict=True)
-        ),
-        console=console,
-    )
-    return [
-        make_outcome(losses, result.runs[name].rows[-1], subject)
-        for name, losses in zip(names, result.losses, strict=True)
-    ]
+    def train(self, runs: Sequence[Run], console: Console) -> list[Outcome]:
+        """Trains runs that are alike, at least one, and scores them; progress goes to `console`."""
+        config, subject, first = self._config, self._subject, runs[0].choice
+        members = [as_member(config, run) for run in runs]
+        program = self._program(first, members)
+
+        def batches(member: training.Member) -> Any:
+            examples = draw(subject.train, int(member.task), member.seed)
+            return training_batches(examples, first.batch_size, seed=member.seed)
+
+        names = [member.name for member in members]
+        result = training.train_sweep(
+            program.sweep,
+            batches,
+            members=members,
+            evaluate=lambda variables: dict(
+                zip(names, score_all(config, subject, program, variables), strict=True)
+            ),
+            console=console,
+        )
+        return [
+            make_outcome(losses, result.runs[name].rows[-1], subject)
+            for name, losses in zip(names, result.losses, strict=True)
+        ]
+
+    def _program(self, first: Choice, members: Sequence[training.Member]) -> Program:
+        key = first.alike, len(members)
+        if key not in self._programs:
+            self._programs[key] = self._make(first, members)
+        return self._programs[key]
+
+    def _make(self, first: Choice, members: Sequence[training.Member]) -> Program:
+        subject = self._subject
+        alike = [choice for choice in self._choices if choice.alike == first.alike]
+        room = {
+            target: max(choice.rank for choice in alike if target in choice.targets)
+            for target in dict.fromkeys(name for choice in alike for name in choice.targets)
+        }
+        sweep = training.make_sweep(
+            subject.base.apply,
+            subject.base.params,
+            *subject.inputs,
+            members=members,
+            steps=first.steps,
+            init=lambda _, lifted, key: subject.init(lifted, key),
+            loss=lambda lifted: partial(subject.loss, subject.outputs(lifted)),
+            rules=subject.rules[first.kind],
+            ranks=room or None,
+        )
+        predict = sweep.outputs(partial(subject.predict, subject.outputs(sweep.lifted)))
+        remember = None
+        if subject.own is not None:
+            remember = sweep.outputs(subject.remember(sweep.lifted))
+        return Program(sweep, predict, remember)
 
 
 def as_member(config: ConfigDict, run: Run) -> training.Member:
@@ -164,7 +206,7 @@ def draw(examples: Examples, count: int, seed: int) -> Examples:
 
 
 def score_all(
-    config: ConfigDict, subject: Subject, sweep: training.Sweep, variables: Any
+    config: ConfigDict, subject: Subject, program: Program, variables: Any
 ) -> list[dict[str, float]]:
     """The scores of every member: "validation", "test", "test_loss", and what is left."""
 
@@ -178,7 +220,7 @@ def score_all(
             axis=1,
         )
 
-    predict = sweep.outputs(partial(subject.predict, subject.outputs(sweep.lifted)))
+    predict = program.predict
     validation, test = run(predict, subject.validation), run(predict, subject.test)
     scores = []
     for chosen_by, scored in zip(validation, test, strict=True):
@@ -189,8 +231,8 @@ def score_all(
         scores.append(
             {"validation": loss["loss"], "test": own[subject.metric], "test_loss": own["loss"]}
         )
-    if subject.own is not None:
-        remembered = run(sweep.outputs(subject.remember(sweep.lifted)), subject.own)
+    if program.remember is not None and subject.own is not None:
+        remembered = run(program.remember, subject.own)
         for score, found in zip(scores, remembered, strict=True):
             score.update(subject.remembered(found, subject.own))
     return scores

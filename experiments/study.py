@@ -11,7 +11,6 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +19,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 import lora_jax as lora
-from experiments.joint import FULL, LORA, Choice, Outcome, Run, adapt, train_together
+from experiments.joint import FULL, LORA, Choice, Outcome, Run, Together, adapt
 from experiments.settings import check_seeds, listed
 from experiments.subject import Subject
 from lora_jax.reports.results import to_plain
@@ -128,15 +127,19 @@ def run_study(
     if outcomes:
         console.print(f"{len(outcomes)} runs done before")
     search = list(config.seeds[: config.search_seeds])
-    finish = partial(train_missing, config, subject, outcomes, log, console)
-    for group in groups:
-        finish([Run(c, r, s) for s in search for c in group for r in config.rates[c.kind]])
+    trainers = [(group, Together(config, subject, group)) for group in groups]
+
+    def finish(trainer: Together, runs: Sequence[Run]) -> None:
+        train_missing(config, trainer, outcomes, log, console, runs)
+
+    for group, trainer in trainers:
+        finish(trainer, [Run(c, r, s) for s in search for c in group for r in config.rates[c.kind]])
     rates = {
         choice.name: best_rate(outcomes, choice.name, config.rates[choice.kind], search)
         for choice in choices
     }
-    for group in groups:
-        finish([Run(c, rates[c.name], seed) for seed in config.seeds for c in group])
+    for group, trainer in trainers:
+        finish(trainer, [Run(c, rates[c.name], seed) for seed in config.seeds for c in group])
     scores = {
         name: [outcomes[name, rate, seed].test for seed in config.seeds]
         for name, rate in rates.items()
@@ -152,7 +155,7 @@ def best_rate(outcomes: Outcomes, name: str, rates: Sequence[float], seeds: Sequ
 
 def train_missing(
     config: ConfigDict,
-    subject: Subject,
+    trainer: Together,
     outcomes: Outcomes,
     log: Path,
     console: Console,
@@ -162,7 +165,7 @@ def train_missing(
     missing = [run for run in dict.fromkeys(wanted) if run.key not in outcomes]
     for runs in in_parts(missing, config):
         started = time.perf_counter()
-        found = train_together(config, subject, runs, Console(quiet=True))
+        found = trainer.train(runs, Console(quiet=True))
         with log.open("a") as file:
             for run, outcome in zip(runs, found, strict=True):
                 outcomes[run.key] = outcome
@@ -174,8 +177,8 @@ def train_missing(
 
 def in_parts(runs: Sequence[Run], config: ConfigDict) -> Iterator[list[Run]]:
     """Runs that share a program, in parts of nearly one size, none too large."""
-    program = lambda run: (run.choice.kind, run.choice.batch_size, run.choice.steps)
-    for (kind, *_), shared in itertools.groupby(sorted(runs, key=program), program):
+    alike = lambda run: run.choice.alike
+    for (kind, *_), shared in itertools.groupby(sorted(runs, key=alike), alike):
         members = list(shared)
         parts = math.ceil(len(members) / config.together[kind])
         size = math.ceil(len(members) / parts)

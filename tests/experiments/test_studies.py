@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments import learning_rate, lora_vs_full, rank, study, weight_types
-from experiments.joint import FULL, Choice, Run, adapt, train_together
+from experiments import learning_rate, lora_vs_full, rank, weight_types
+from experiments.joint import FULL, Choice, Run, Together, adapt
 from experiments.subject import load
 
 BERT = Path(__file__).parent.parent / "fixtures" / "bert"
@@ -94,13 +94,13 @@ def test_a_killed_study_keeps_its_finished_runs_and_ends_the_same(ranks, monkeyp
     lines = log.read_text().splitlines(keepends=True)
     # As if it had been killed while it wrote the fifth of six runs.
     log.write_text("".join(lines[:4]) + lines[4][:20])
-    trained = []
+    trained, train = [], Together.train
 
-    def count(config, subject, runs, console):
+    def count(self, runs, console):
         trained.extend(runs)
-        return train_together(config, subject, runs, console)
+        return train(self, runs, console)
 
-    monkeypatch.setattr(study, "train_together", count)
+    monkeypatch.setattr(Together, "train", count)
     rank.main(config, workdir)
     assert len(trained) == 2
     assert log.read_text().splitlines(keepends=True)[:4] == lines[:4]
@@ -118,8 +118,8 @@ def test_runs_trained_together_are_those_trained_alone():
         Run(Choice("v and fc2", ("v_proj", "fc2"), 4, *size), 3e-3, 1),
     ]
     quiet = Console(quiet=True)
-    together = train_together(config, about, runs, quiet)
-    alone = [train_together(config, about, [run], quiet)[0] for run in runs]
+    together = Together(config, about, [run.choice for run in runs]).train(runs, quiet)
+    alone = [Together(config, about, [run.choice]).train([run], quiet)[0] for run in runs]
     for joint, own in zip(together, alone, strict=True):
         np.testing.assert_allclose(joint.losses, own.losses, rtol=1e-5)
         assert joint.validation == pytest.approx(own.validation, rel=1e-5)
