@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
 
@@ -22,6 +21,7 @@ import lora_jax as lora
 from experiments.joint import FULL, LORA, Choice, Outcome, Run, Together, adapt
 from experiments.settings import check_seeds, listed
 from experiments.subject import Subject
+from lora_jax.analysis.optimum import choose_rate
 from lora_jax.reports.results import to_plain
 from lora_jax.training.metrics import read_rows
 from lora_jax.training.workdir import write_text
@@ -135,7 +135,12 @@ def run_study(
     for group, trainer in trainers:
         finish(trainer, [Run(c, r, s) for s in search for c in group for r in config.rates[c.kind]])
     rates = {
-        choice.name: best_rate(outcomes, choice.name, config.rates[choice.kind], search)
+        choice.name: choose_rate(
+            {
+                rate: [outcomes[choice.name, rate, seed].validation for seed in search]
+                for rate in config.rates[choice.kind]
+            }
+        )
         for choice in choices
     }
     for group, trainer in trainers:
@@ -145,12 +150,6 @@ def run_study(
         for name, rate in rates.items()
     }
     return Found(outcomes, rates, scores)
-
-
-def best_rate(outcomes: Outcomes, name: str, rates: Sequence[float], seeds: Sequence[int]) -> float:
-    """The learning rate of the lowest validation loss; one that diverged is never the best."""
-    losses = [np.mean([outcomes[name, rate, seed].validation for seed in seeds]) for rate in rates]
-    return rates[int(np.argmin(np.nan_to_num(losses, nan=np.inf)))]
 
 
 def train_missing(

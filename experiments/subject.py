@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from scipy.special import logsumexp
 
 import lora_jax as lora
+from experiments.own_domain import encode_pairs, pooled, say, score_similarity
 from lora_jax import hub, models, training
 from lora_jax.data import (
     Examples,
@@ -29,7 +30,7 @@ from lora_jax.data import (
 )
 from lora_jax.data.names import known
 from lora_jax.data.split import shuffled_split, spread
-from lora_jax.evaluation import Sampling, find_metric, generate
+from lora_jax.evaluation import find_metric
 from lora_jax.models.heads import normalize, pool
 from lora_jax.training import classifier, language_model
 
@@ -266,51 +267,6 @@ def counted(train: Examples, validation: Examples, test: Examples) -> str:
     )
 
 
-def encode_pairs(pairs: Sequence[Any], base: hub.Pretrained, length: int) -> dict[str, np.ndarray]:
-    """The two texts of each pair apart, as an encoder of sentences reads them."""
-    read = partial(base.tokenizer.encode, length=length, truncate=True)
-    first, second = read([pair.text for pair in pairs]), read([str(pair.pair) for pair in pairs])
-    return {
-        "ids": first.ids,
-        "mask": first.mask,
-        "pair_ids": second.ids,
-        "pair_mask": second.mask,
-        "label": np.array([pair.label for pair in pairs], np.float32),
-    }
-
-
-def pooled(base: hub.Pretrained, texts: Examples, config: ConfigDict) -> np.ndarray:
-    """The frozen base's embeddings of the first text of each pair."""
-    zeros = np.zeros_like(texts["ids"])
-    hidden = jax.jit(base.apply)(base.params, texts["ids"], texts["mask"], zeros)
-    return np.asarray(normalize(pool(hidden, texts["mask"], config.pooling)))
-
-
-def say(base: hub.Pretrained, config: ConfigDict) -> dict[str, np.ndarray]:
-    """Texts that the base itself writes, drawn at temperature 1 with a fixed seed.
-
-    The mean loss of another model on them, minus the base's own, estimates the divergence
-    KL(base || other) of a token without bias: what was forgotten of the base's own domain.
-    """
-    begin = base.tokenizer.bos_id
-    if begin is None:  # texts follow one another, each with an end
-        begin = base.tokenizer.eos_id
-    starts = np.full((config.examples.own, 1), begin, np.int32)
-    found = generate(
-        base.apply,
-        base.params,
-        starts,
-        config=base.config,
-        max_new_tokens=config.length - 1,
-        search=Sampling(temperature=1.0),
-        key=jax.random.key(0),
-    )
-    tokens, lengths = np.asarray(found.tokens), np.asarray(found.lengths)
-    real = np.arange(config.length) <= lengths[:, None]
-    ids = np.where(real, np.concatenate([starts, tokens], 1), 0).astype(np.int32)
-    return {"ids": ids, "trained": real.astype(np.int32), "segments": real.astype(np.int32)}
-
-
 def score_labels(
     metric: str, has_classes: bool, found: np.ndarray, examples: Examples
 ) -> dict[str, float]:
@@ -324,14 +280,6 @@ def score_labels(
     else:
         losses = (predicted - labels) ** 2
     return {"loss": float(losses.mean()), metric: float(find_metric(metric)(predicted, labels))}
-
-
-def score_similarity(found: np.ndarray, own: Examples) -> dict[str, float]:
-    """How well cosines of embeddings rank STS-B's pairs, and how near embeddings stayed."""
-    if not np.isfinite(found).all():
-        return {"stsb_spearman": float("nan"), "embedding_cosine": float("nan")}
-    ranks = find_metric("spearman")(found[:, 0], own["label"])
-    return {"stsb_spearman": float(ranks), "embedding_cosine": float(found[:, 1].mean())}
 
 
 def mean_loss(found: np.ndarray) -> float:

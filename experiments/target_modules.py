@@ -13,12 +13,10 @@ config.json, latency.json, metrics.jsonl, results.json and report.html.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
 
@@ -26,19 +24,22 @@ import lora_jax as lora
 from experiments.launch import launch
 from experiments.settings import check_seeds, listed
 from experiments.target_modules_bench import Bench, load
-from experiments.target_modules_latency import (
+from experiments.target_modules_choices import (
+    Rate,
+    find_rate,
     keep_or_measure,
+    ranks_before_timing,
     ranks_of_equal_latency,
+    rates_chosen_before,
+    rates_of,
     timed_ranks,
 )
 from experiments.target_modules_outcome import BASE, FULL, HEAD, Outcome
 from experiments.target_modules_report import print_study, write_report
-from experiments.target_modules_runs import Lifts, Log, Run, Sweeps, parameters_of, train_missing
+from experiments.target_modules_runs import Lifts, Log, Run, Sweeps, train_missing
 from lora_jax import training
-from lora_jax.analysis import ranks_of_equal_parameters
 from lora_jax.data.names import known
 from lora_jax.evaluation import ResponseTimes
-from lora_jax.reports import read_results
 from lora_jax.training.progress import peak_memory
 
 CONTROLS = ("rank", "parameters", "latency")
@@ -103,8 +104,9 @@ def main(config: ConfigDict, workdir: Path | None) -> None:
     # ---- The task, the frozen base, and the ranks of each set that need no measurement
     bench = load(config)
     sets, controls = listed(config.target_sets), listed(config.controls)
-    lifts = Lifts(config, bench)
+    lifts, compared = Lifts(config, bench), references(bench)
     ranks = ranks_before_timing(config, sets, lifts)
+    rates = rates_chosen_before(config, [*sets, *compared])
     if workdir is None:
         print_plan(console, config, bench, lifts, ranks)
         return
@@ -120,19 +122,19 @@ def main(config: ConfigDict, workdir: Path | None) -> None:
     # ---- Learning rates: by the loss on the validation part, at equal rank
     log, sweeps = Log(workdir / "metrics.jsonl", console), Sweeps(config, bench, lifts)
     train = partial(train_missing, config, bench, sweeps, log)
-    compared = references(bench)
     choices = [(name, config.method.rank) for name in sets] + [(name, 0) for name in compared]
+    choices = [choice for choice in choices if choice[0] not in rates]
     with log.explained():
         train(
             [
                 Run(name, rank, rate, seed, "validation")
                 for name, rank in choices
-                if len(rates_of(config, name)) > 1 and not config.rates_of
+                if len(rates_of(config, name)) > 1
                 for rate in rates_of(config, name)
                 for seed in config.rate_seeds
             ]
         )
-        rates = {name: choose_rate(config, log, name) for name, _ in choices}
+        rates |= {name: find_rate(config, log, name) for name, _ in choices}
 
         # ---- Each control's sets with every seed, and the references
         for of in (*(ranks[control] for control in controls), dict.fromkeys(compared, 0)):
@@ -152,13 +154,6 @@ def main(config: ConfigDict, workdir: Path | None) -> None:
     print_study(console, config, bench, study, others)
     seconds, memory = time.perf_counter() - started, peak_memory() / 2**30
     console.print(f"{workdir / 'report.html'} | {seconds:.0f} s | {memory:.2f} GiB at most")
-
-
-class Rate(NamedTuple):
-    """The learning rate of a choice, and the validation loss of each that was tried."""
-
-    chosen: float
-    losses: Mapping[float, float]
 
 
 def check(config: ConfigDict) -> None:
@@ -183,57 +178,6 @@ def check(config: ConfigDict) -> None:
 def references(bench: Bench) -> list[str]:
     """What the sets are compared with: a decoder has no head that could be trained alone."""
     return [HEAD, FULL] if "head" in bench.rules else [BASE, FULL]
-
-
-def ranks_before_timing(
-    config: ConfigDict, sets: Sequence[str], lifts: Lifts
-) -> dict[str, dict[str, int]]:
-    """The rank of each set under the controls that need no measurement."""
-    ranks = {"rank": dict.fromkeys(sets, config.method.rank)}  # rates are chosen at it, too
-    if "parameters" in listed(config.controls):
-        model = config.equal_parameters
-        budget = parameters_of(lifts[model.targets, model.rank])
-        per_rank = {name: parameters_of(lifts[name, 1]) for name in sets}
-        ranks["parameters"] = ranks_of_equal_parameters(per_rank, budget)
-    for of in ranks.values():
-        for name, rank in of.items():
-            lifts[name, rank]  # says what does not fit
-    return ranks
-
-
-def rates_of(config: ConfigDict, name: str) -> Sequence[float]:
-    """The learning rates that a choice may have."""
-    if name == BASE:
-        return (0.0,)  # it does not train
-    return config.rates[{HEAD: "head", FULL: "full"}.get(name, "lora")]
-
-
-def choose_rate(config: ConfigDict, log: Log, name: str) -> Rate:
-    """The rate with the lowest validation loss, which is steadier than a metric on few examples.
-
-    It is chosen at equal rank and kept for the other ranks: scaled by α/r, an adapter's best rate
-    hardly depends on its rank (Schulman et al. 2025, "LoRA Without Regret").
-    """
-    if config.rates_of and name != BASE:
-        return rate_chosen_before(Path(config.rates_of), name)
-    rates = rates_of(config, name)
-    if len(rates) == 1:
-        return Rate(rates[0], {})
-    found: dict[float, list[float]] = {rate: [] for rate in rates}
-    for run, rows in log.runs.items():
-        if run.part == "validation" and run.name == name:
-            found[run.rate].append(rows[-1]["validation/loss"])
-    # A run that diverged has no loss, and null in the log.
-    mean = lambda losses: np.inf if None in losses else float(np.mean(losses))
-    losses = {rate: mean(losses) for rate, losses in found.items()}
-    return Rate(min(losses, key=lambda rate: losses[rate]), losses)
-
-
-def rate_chosen_before(study: Path, name: str) -> Rate:
-    """The rate that another study, of a task with a like base, has chosen."""
-    found = read_results(study / "results.json").get("rates", {})
-    rate = found[known(name, found, f"choice with a rate in {study}")]
-    return Rate(rate["chosen"], {float(r): loss for r, loss in rate["losses"].items()})
 
 
 def make_outcome(

@@ -1,4 +1,4 @@
-"""What the target-module study finds out about a set of targets, and how two sets compare."""
+"""What the target-module study finds out about a set of targets, and what it recommends."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
 
-from lora_jax.analysis import Candidate
+from lora_jax.analysis import Candidate, Recommendation, recommend, recommend_within
 from lora_jax.evaluation import Interval, Latency, ResponseTimes, mean_interval
 
 BASE, HEAD, FULL = REFERENCES = ("base as it is", "head only", "full fine-tuning")
@@ -84,3 +85,45 @@ def find(outcomes: Outcomes, name: str) -> Outcome | None:
 def difference(first: Outcome, second: Outcome) -> Interval:
     """How much better the first is: the mean over the seeds, which both share, and its interval."""
     return mean_interval(np.subtract(first.scores, second.scores).tolist())
+
+
+class Budget(NamedTuple):
+    """What to use within a budget, of all that was measured under any control."""
+
+    budget: str
+    recommended: str
+    reason: str
+
+
+def choose(control: str, outcomes: Outcomes) -> Recommendation:
+    """Recommends a set: by latency, or where latencies are equal by parameters."""
+    if control == "latency":
+        cheap = [outcome.by_parameters() for outcome in outcomes]
+        return recommend(cheap, cost="number of parameters", format_cost="{:,.0f}")
+    return recommend(
+        [outcome.by_latency() for outcome in outcomes], cost="latency", format_cost="{:.2f} ms"
+    )
+
+
+def recommend_budgets(config: ConfigDict, study: Study) -> list[Budget]:
+    """For each budget of parameters and of latency, what to use of all that was measured."""
+    every = {o.label: o for outcomes in study.values() for o in outcomes}.values()
+    base = 1000 * main_latency(next(iter(every)).base).median
+    found = []
+    for limit in config.budgets.parameters:
+        candidates = [outcome.by_parameters() for outcome in every]
+        options = {"cost": "number of parameters", "format_cost": "{:,.0f}"}
+        found.append((f"{limit:,} parameters", recommend_within(candidates, limit, **options)))
+    for over in config.budgets.over_base:
+        candidates = [outcome.by_latency() for outcome in every]
+        limit = base * (1 + over)
+        options = {"cost": "latency", "format_cost": "{:.3g} ms"}
+        name = f"base + {over:.0%} unmerged latency ({limit:.3g} ms)"
+        found.append((name, recommend_within(candidates, limit, **options)))
+    none = Recommendation("none", "No set that was tried keeps within it.")
+    return [Budget(name, *(choice or none)) for name, choice in found]
+
+
+def sentence(chosen: Recommendation) -> str:
+    """Writes a recommendation."""
+    return f"Recommended: {chosen.name}. {chosen.reason}"

@@ -10,9 +10,17 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from experiments.target_modules_bench import Bench
-from experiments.target_modules_choice import choose, recommend_budgets, sentence
 from experiments.target_modules_claims import compare_claims
-from experiments.target_modules_outcome import REFERENCES, Outcome, Outcomes, Study, main_latency
+from experiments.target_modules_outcome import (
+    REFERENCES,
+    Outcome,
+    Outcomes,
+    Study,
+    choose,
+    main_latency,
+    recommend_budgets,
+    sentence,
+)
 from lora_jax import reports
 from lora_jax.analysis import Recommendation, pareto_front
 from lora_jax.evaluation import Latency, ResponseTimes

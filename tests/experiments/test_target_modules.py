@@ -8,6 +8,8 @@ import pytest
 
 from configs import target_modules as target_modules_config
 from experiments import target_modules
+from experiments.target_modules_choices import rates_chosen_before
+from lora_jax.reports import write_report
 from tests.experiments.command import TINY, run, run_until, start
 
 STUDY = [
@@ -215,6 +217,22 @@ def test_a_study_of_nothing_is_refused_before_anything_is_read(field, value, mes
     config.update_from_flattened_dict({field: value})
     with pytest.raises(ValueError, match=message):
         target_modules.main(config, None)
+
+
+def test_rates_of_a_run_that_has_chosen_none_are_refused_before_anything_is_trained(tmp_path):
+    config = target_modules.defaults()
+    for name, experiment, rates in (("other", "rank", {}), ("fewer", "target_modules", {"fc1": 1})):
+        (tmp_path / name).mkdir()
+        write_report(tmp_path / name, experiment, {}, {"rates": rates}, title=name, sections=[])
+    config.rates_of = str(tmp_path / "other")
+    with pytest.raises(ValueError, match="is a run of rank, not of target_modules"):
+        rates_chosen_before(config, ["o_proj"])
+    config.rates_of = str(tmp_path / "fewer")
+    with pytest.raises(ValueError, match="unknown choice with a rate in .* 'o_proj'"):
+        rates_chosen_before(config, ["o_proj"])
+    config.rates_of = str(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="there is no directory"):
+        rates_chosen_before(config, ["o_proj"])
 
 
 @pytest.mark.slow

@@ -57,6 +57,15 @@ def test_adapters_that_differ_are_no_stack(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_adapters_of_another_model_are_refused(tmp_path):
+    folders = f"{adapter(tmp_path / 'one', 0)},{adapter(tmp_path / 'two', 1)}"
+    config = config_of(adapters=folders)
+    config.model.path = str(FIXTURES / "bert")
+    with pytest.raises(ValueError, match=r"not for this model|no tensor matches"):
+        task_switching.main(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

@@ -1,0 +1,143 @@
+"""At which ranks and learning rates sets of target modules are compared.
+
+Ranks follow from the controls: the same for all, the same number of parameters, or the same
+latency, which is measured. Rates are chosen by the loss on a validation part.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from experiments.settings import listed
+from experiments.target_modules_bench import Bench
+from experiments.target_modules_outcome import BASE, FULL, HEAD, main_latency
+from experiments.target_modules_runs import Lifts, Log, parameters_of
+from lora_jax.analysis import rank_within_latency, ranks_of_equal_parameters
+from lora_jax.analysis.optimum import choose_rate
+from lora_jax.data.names import known
+from lora_jax.evaluation import Latency, ResponseTimes
+from lora_jax.reports import read_results
+from lora_jax.reports.saved_run import read_run
+from lora_jax.training.workdir import write_json
+
+
+class Rate(NamedTuple):
+    """The learning rate of a choice, and the validation loss of each that was tried."""
+
+    chosen: float
+    losses: Mapping[float, float]
+
+
+def ranks_before_timing(
+    config: ConfigDict, sets: Sequence[str], lifts: Lifts
+) -> dict[str, dict[str, int]]:
+    """The rank of each set under the controls that need no measurement."""
+    ranks = {"rank": dict.fromkeys(sets, config.method.rank)}  # rates are chosen at it, too
+    if "parameters" in listed(config.controls):
+        model = config.equal_parameters
+        budget = parameters_of(lifts[model.targets, model.rank])
+        per_rank = {name: parameters_of(lifts[name, 1]) for name in sets}
+        ranks["parameters"] = ranks_of_equal_parameters(per_rank, budget)
+    for of in ranks.values():
+        for name, rank in of.items():
+            lifts[name, rank]  # says what does not fit
+    return ranks
+
+
+def timed_ranks(
+    config: ConfigDict,
+    sets: Sequence[str],
+    controls: Sequence[str],
+    ranks: Mapping[str, Mapping[str, int]],
+) -> dict[str, list[int]]:
+    """At which ranks each set is timed: those of the controls, and a few to choose from."""
+    few = config.equal_latency.ranks if "latency" in controls else ()
+    return {name: sorted({*few, *(of[name] for of in ranks.values())}) for name in sets}
+
+
+def keep_or_measure(
+    path: Path,
+    config: ConfigDict,
+    bench: Bench,
+    lifts: Lifts,
+    timed: Mapping[str, Sequence[int]],
+) -> dict[str, ResponseTimes]:
+    """Times the base, every set at its ranks beside it, and every set merged into it."""
+    if not path.exists():
+        adapted = {f"{name} r{rank}": lifts[name, rank] for name in timed for rank in timed[name]}
+        merged = {f"{name}, merged": lifts[name, timed[name][0]] for name in timed}
+        print(f"timing the base, {len(adapted)} adapters beside it and {len(merged)} merged")
+        found = bench.time(adapted, merged)
+        seconds = {name: [t and t.seconds.tolist() for t in of] for name, of in found.items()}
+        write_json(path, seconds)
+    return {
+        name: ResponseTimes(*(t and Latency(np.array(t)) for t in of))
+        for name, of in json.loads(path.read_text()).items()
+    }
+
+
+def ranks_of_equal_latency(
+    config: ConfigDict, timed: Mapping[str, Sequence[int]], times: Mapping[str, ResponseTimes]
+) -> dict[str, int]:
+    """The largest rank of each set that keeps within the budget; sets that cannot are left out."""
+    base, found = main_latency(times["base"]), {}
+    for name, ranks in timed.items():
+        ratios = {rank: main_latency(times[f"{name} r{rank}"]).ratio_to(base) for rank in ranks}
+        fit = rank_within_latency(ratios, 1 + config.equal_latency.over_base)
+        if fit.rank is not None:
+            found[name] = fit.rank
+    return found
+
+
+def rates_of(config: ConfigDict, name: str) -> Sequence[float]:
+    """The learning rates that a choice may have."""
+    if name == BASE:
+        return (0.0,)  # it does not train
+    return config.rates[{HEAD: "head", FULL: "full"}.get(name, "lora")]
+
+
+def find_rate(config: ConfigDict, log: Log, name: str) -> Rate:
+    """The rate with the lowest validation loss, which is steadier than a metric on few examples.
+
+    It is chosen at equal rank and kept for the other ranks: scaled by α/r, an adapter's best rate
+    hardly depends on its rank (Schulman et al. 2025, "LoRA Without Regret").
+    """
+    rates = rates_of(config, name)
+    if len(rates) == 1:
+        return Rate(rates[0], {})
+    found: dict[float, list[float]] = {rate: [] for rate in rates}
+    for run, rows in log.runs.items():
+        if run.part == "validation" and run.name == name:
+            loss = rows[-1]["validation/loss"]  # null in the log of a run that diverged
+            found[run.rate].append(np.nan if loss is None else loss)
+    return Rate(choose_rate(found), {rate: float(np.mean(own)) for rate, own in found.items()})
+
+
+def rates_chosen_before(config: ConfigDict, names: Sequence[str]) -> dict[str, Rate]:
+    """The rates that another study, of a task with a like base, has chosen; none if none is named.
+
+    Raises:
+      ValueError: the directory is no finished run of this experiment, or lacks one of the names.
+    """
+    if not config.rates_of:
+        return {}
+    run = read_run(Path(config.rates_of))
+    if run.experiment != "target_modules":
+        raise ValueError(
+            f"rates_of = {config.rates_of!r} is a run of {run.experiment}, not of target_modules"
+        )
+    found = read_results(run.directory / "results.json")["rates"]
+    rates = {}
+    for name in names:
+        if name != BASE:  # it does not train
+            rate = found[known(name, found, f"choice with a rate in {config.rates_of}")]
+            number = lambda loss: np.nan if loss is None else loss  # JSON has no nan
+            losses = {float(tried): number(loss) for tried, loss in rate["losses"].items()}
+            rates[name] = Rate(rate["chosen"], losses)
+    return rates
