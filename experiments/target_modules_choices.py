@@ -85,13 +85,24 @@ def keep_or_measure(
 def ranks_of_equal_latency(
     config: ConfigDict, timed: Mapping[str, Sequence[int]], times: Mapping[str, ResponseTimes]
 ) -> dict[str, int]:
-    """The largest rank of each set that keeps within the budget; sets that cannot are left out."""
-    base, found = main_latency(times["base"]), {}
+    """The largest rank of each set that keeps within the budget; sets that cannot are left out.
+
+    Raises:
+      ValueError: none can.
+    """
+    base, over, found = main_latency(times["base"]), config.equal_latency.over_base, {}
+    least = np.inf
     for name, ranks in timed.items():
         ratios = {rank: main_latency(times[f"{name} r{rank}"]).ratio_to(base) for rank in ranks}
-        fit = rank_within_latency(ratios, 1 + config.equal_latency.over_base)
+        least = min(least, *(ratio for ratio, _, _ in ratios.values()))
+        fit = rank_within_latency(ratios, 1 + over)
         if fit.rank is not None:
             found[name] = fit.rank
+    if not found:
+        raise ValueError(
+            f"equal_latency.over_base = {over}: every set at every rank is slower than that; the "
+            f"fastest is {least - 1:.2f} over the base"
+        )
     return found
 
 

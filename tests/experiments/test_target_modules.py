@@ -228,7 +228,7 @@ def test_rates_of_a_run_that_has_chosen_none_are_refused_before_anything_is_trai
     with pytest.raises(ValueError, match="is a run of rank, not of target_modules"):
         rates_chosen_before(config, ["o_proj"])
     config.rates_of = str(tmp_path / "fewer")
-    with pytest.raises(ValueError, match="unknown choice with a rate in .* 'o_proj'"):
+    with pytest.raises(ValueError, match=r"unknown choice with a rate in .* 'o_proj'"):
         rates_chosen_before(config, ["o_proj"])
     config.rates_of = str(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="there is no directory"):
