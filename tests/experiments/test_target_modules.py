@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from configs import quickstart
 from configs import target_modules as target_modules_config
 from experiments import target_modules
 from experiments.target_modules_choices import rates_chosen_before
@@ -34,6 +35,9 @@ def finished(minilm_dir, tmp_path_factory):
     """A study from start to end, and what it printed."""
     workdir = tmp_path_factory.mktemp("study") / "run"
     return workdir, run("target_modules", *STUDY, f"--workdir={workdir}")
+
+
+RUN = ("name", "rank", "rate", "seed", "part", "step")  # what tells a row from another
 
 
 def read_rows(workdir):
@@ -119,10 +123,12 @@ def test_the_report_has_a_table_a_control_published_claims_and_how_to_repeat_it(
 def test_a_killed_study_goes_on_where_it_was_and_ends_the_same(finished, tmp_path):
     workdir = tmp_path / "run"
     log = workdir / "metrics.jsonl"
-    command = ["target_modules", *STUDY, f"--workdir={workdir}"]
+    command = ["target_modules", *STUDY, "--config.controls=rank", f"--workdir={workdir}"]
     workdir.mkdir()
-    for name in ("config.json", "latency.json"):  # what is timed once is not timed again
-        (workdir / name).write_text((finished[0] / name).read_text())
+    config = json.loads((finished[0] / "config.json").read_text()) | {"controls": ["rank"]}
+    (workdir / "config.json").write_text(json.dumps(config))
+    # What is timed once is not timed again.
+    (workdir / "latency.json").write_text((finished[0] / "latency.json").read_text())
     run_until(lambda: log.exists() and '"part": "test"' in log.read_text(), *command)
     before = log.read_text()
     whole = before[: before.rindex("\n") + 1]
@@ -132,7 +138,10 @@ def test_a_killed_study_goes_on_where_it_was_and_ends_the_same(finished, tmp_pat
     assert "runs done before" in said
     assert "timing the base" not in said
     assert log.read_text().startswith(whole)
-    for row, other in zip(read_rows(workdir), read_rows(finished[0]), strict=True):
+    # The other study, which nothing stopped, has the same runs and those of two more controls.
+    same = {json.dumps([row.get(name) for name in RUN]): row for row in read_rows(finished[0])}
+    for row in read_rows(workdir):
+        other = same[json.dumps([row.get(name) for name in RUN])]
         # Members of a program may be others than before, and sums may round otherwise.
         assert row == {
             name: pytest.approx(value, rel=1e-5) if isinstance(value, float) else value
@@ -147,6 +156,7 @@ def test_ctrl_c_says_how_to_go_on(minilm_dir, tmp_path):
     log = tmp_path / "run" / "metrics.jsonl"
     flags = [
         *STUDY,
+        "--config.target_sets=o_proj",
         "--config.controls=rank",
         "--config.steps=10000",
         f"--workdir={tmp_path / 'run'}",
@@ -162,41 +172,70 @@ def test_ctrl_c_says_how_to_go_on(minilm_dir, tmp_path):
     assert log.read_text() == ""
 
 
+def tiny(**changes):
+    """The config of the study above, changed."""
+    config = quickstart.get_config()
+    config.update_from_flattened_dict(
+        {
+            "task.options.train_per_topic": 4,
+            "task.options.test_per_topic": 2,
+            "length": 8,
+            "batch_size": 4,
+            "validation_examples": 8,
+            "target_sets": ("o_proj", "all-linear"),
+            "controls": ("rank", "parameters"),
+            "equal_parameters.rank": 1,
+            "rates.lora": (0.001, 0.1),
+            "members": 4,
+            "seeds": (0, 1),
+            "steps": 3,
+            **changes,
+        }
+    )
+    return config
+
+
 @pytest.mark.slow
 def test_another_study_in_the_same_workdir_is_refused(finished):
     before = (finished[0] / "config.json").read_text()
-    said = run(
-        "target_modules", *STUDY, "--config.steps=4", f"--workdir={finished[0]}", succeeds=False
-    )
-    assert "steps: found 3, asked for 4" in said
+    with pytest.raises(ValueError, match="steps: found 3, asked for 4"):
+        target_modules.main(tiny(steps=4), finished[0])
     assert (finished[0] / "config.json").read_text() == before
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("flag", "message"),
-    [
-        ("--config.target_sets=q_porj+v_proj", "q_proj"),
-        ("--config.method.rnak=4", "nearest: 'rank'"),
-        ("--config.task.name=docstring", "nearest: 'docstrings'"),
-        ("--config.method.rank=0", "rank"),
-        ("--config.model.sha256=00", "has sha256 53aa"),
-        ("--config.seeds=x", "different whole numbers"),
-        ("--config.steps=0", "at least 1"),
-        ("--config.controls=rnk", "unknown control 'rnk'; nearest: 'rank'"),
-        ("--config.metric=matthew", "unknown metric of task 'docstrings' 'matthew'"),
-        ("--config.validation_examples=0", "no validation part"),
-        ("--wrokdir=x", "Did you mean: workdir"),
-    ],
+    [("--config.method.rnak=4", "nearest: 'rank'"), ("--config.seeds=x", "different whole")],
 )
-def test_a_mistake_is_explained_in_one_line_and_nothing_is_written(
-    flag, message, minilm_dir, tmp_path
-):
+def test_a_mistake_is_explained_in_one_line(flag, message, minilm_dir, tmp_path):
     workdir = tmp_path / "run"
     said = run("target_modules", *STUDY, f"--workdir={workdir}", flag, succeeds=False)
     assert message in said
     assert "Traceback" not in said
     assert not workdir.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("target_sets", ("q_porj+v_proj",), "q_proj"),
+        ("task.name", "docstring", "nearest: 'docstrings'"),
+        ("method.rank", 0, "rank"),
+        ("model.sha256", "00", "has sha256 53aa"),
+        ("steps", 0, "at least 1"),
+        ("controls", ("rnk",), "unknown control 'rnk'; nearest: 'rank'"),
+        ("metric", "matthew", "unknown metric of task 'docstrings' 'matthew'"),
+        ("validation_examples", 0, "no validation part"),
+    ],
+)
+def test_what_no_study_could_use_is_refused_and_nothing_is_written(
+    field, value, message, minilm_dir, tmp_path
+):
+    with pytest.raises(ValueError, match=message):
+        target_modules.main(tiny(**{field: value}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -236,13 +275,13 @@ def test_rates_of_a_run_that_has_chosen_none_are_refused_before_anything_is_trai
 
 
 @pytest.mark.slow
-def test_the_plan_names_the_sites_the_cost_and_an_example(minilm_dir, tmp_path):
-    said = run("target_modules", *STUDY, "--dry_run", f"--workdir={tmp_path / 'run'}")
+def test_the_plan_names_the_sites_the_cost_and_an_example(minilm_dir, capsys):
+    target_modules.main(tiny(), None)
+    said = capsys.readouterr().out
     assert "2 sets x 2 seeds, 4 at a time, 3 steps of 4 examples of 8 tokens" in said
     assert "equal parameters: o_proj r9 (41,472), all-linear r1 (41,472)" in said
     assert "layers/o_proj/kernel" in said
     assert "[CLS]" in said
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

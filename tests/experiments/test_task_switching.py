@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 import lora_jax as lora
 from experiments import task_switching
@@ -48,6 +49,44 @@ def test_the_base_comes_back_and_a_mixed_batch_equals_its_rows(tmp_path):
     assert all(len(time["seconds"]) == 2 for time in found["switches"].values())
     assert found["interference"] == []
     assert "the base has the same bits" in (tmp_path / "run" / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_adapters_of_several_tasks_are_trained_together_each_with_its_own_head(
+    tmp_path, monkeypatch
+):
+    folder = tmp_path / "data" / "glue" / "SST-2"
+    folder.mkdir(parents=True)
+    for part, count in (("train", 16), ("dev", 6)):
+        lines = [f"{'a film ' * (1 + 2 * (i % 2))}{i}\t{i % 2}" for i in range(count)]
+        text = "\n".join(["sentence\tlabel", *lines]) + "\n"
+        (folder / f"{part}.tsv").write_text(text)
+    monkeypatch.setenv("LORA_JAX_DATA", str(tmp_path / "data"))
+    config = config_of(seeds=(0, 1), steps=2, batch_size=4, rounds=1, cycles=1, rows=3)
+    config.update(evaluation_batch_size=6, evaluation_examples=6)
+    config.update(kinds=("cat", "ties"), weights=(0.5,))
+    config.model.path = str(FIXTURES / "bert")
+    with config.unlocked():
+        config.tasks.docstrings = ConfigDict({"train_per_topic": 2, "test_per_topic": 1})
+        config.tasks.sst2 = ConfigDict()
+    task_switching.main(config, tmp_path / "run")
+    found = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert found["adapters"] == ["docstrings", "sst2"]
+    choices = ("its own adapter", "no adapter", "cat, weights 0.5", "ties, weights 0.5")
+    assert {(one["choice"], one["task"]) for one in found["interference"]} == {
+        (choice, task) for choice in choices for task in ("docstrings", "sst2")
+    }
+    assert all(len(one["scores"]) == 2 for one in found["interference"])
+    # Each has the classes of its own task, whatever the others have.
+    for task, classes in (("docstrings", 12), ("sst2", 2)):
+        for seed in (0, 1):
+            head = np.load(tmp_path / "run" / "adapters" / f"{task}-seed{seed}" / "head.npz")
+            assert {array.shape[-1] for array in head.values()} == {classes}
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    steps = [(row["task"], row["seed"], row["step"]) for row in rows if "loss" in row]
+    assert steps == [
+        (task, seed, step) for task in ("docstrings", "sst2") for seed in (0, 1) for step in (1, 2)
+    ]
 
 
 def test_adapters_that_differ_are_no_stack(tmp_path):
