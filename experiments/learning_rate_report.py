@@ -167,7 +167,6 @@ def write_report(
     results = {
         "task": config.task.name,
         "metric": about.metric,
-        "finding": finding,
         "outcomes": rows,
         "early_spread": spread,
         "grid": {

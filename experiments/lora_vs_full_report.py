@@ -284,7 +284,6 @@ def write_report(
         {
             "task": config.task.name,
             "metric": about.metric,
-            "finding": finding,
             "outcomes": rows,
             "differences": lines,
             "costs": costs,

@@ -181,7 +181,6 @@ def write_report(
         {
             "task": config.task.name,
             "metric": about.metric,
-            "finding": finding,
             "outcomes": rows,
             "capacity": stored,
         },

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from experiments.task_switching_measures import Mixed, Restoration, Switchable
@@ -91,8 +92,29 @@ def write_report(
         sections=sections,
         lead=f"{config.model.name or config.model.path} with {', '.join(given.names)}.",
         finding=f"A switch is an index ({index:.2f} ms) or a merge ({merge:.2f} ms); after "
-        f"{config.cycles} cycles the base has {same(restoration.is_base_identical)} bits.",
+        f"{config.cycles} cycles the base has {same(restoration.is_base_identical)} bits."
+        f"{describe_losses(scored)}",
     )
+
+
+def describe_losses(scored: Sequence[Mapping[str, Any]]) -> str:
+    """What the best combination of all adapters costs each task, seed by seed."""
+    scores = {(one["choice"], one["task"]): one["scores"] for one in scored}
+    own = {task: of for (choice, task), of in scores.items() if choice == "its own adapter"}
+    mixed = [one for one in scored if ", weights " in one["choice"]]
+    if not mixed:
+        return ""
+    less = lambda choice, task: np.subtract(scores[choice, task], own[task]).tolist()
+    losses = {
+        choice: [mean_interval(less(choice, task)) for task in own]
+        for choice in dict.fromkeys(one["choice"] for one in mixed)
+    }
+    best = max(losses, key=lambda choice: sum(loss.mean for loss in losses[choice]))
+    told = "; ".join(
+        f"{task} {loss.mean:+.3f} [{loss.low:+.3f}, {loss.high:+.3f}]"
+        for task, loss in zip(own, losses[best], strict=True)
+    )
+    return f" All adapters in one, at best ({best}), less each task's own: {told}."
 
 
 def same(is_same: bool) -> str:

@@ -154,7 +154,6 @@ def write_report(
     results: dict[str, Any] = {
         "task": config.task.name,
         "metric": about.metric,
-        "finding": finding,
         "budget": budget,
         "outcomes": rows,
     }

@@ -13,8 +13,8 @@ from lora_jax.reports.versions import installed_versions
 
 RESULTS = "results.json"
 REPORT = "report.html"
-OF_RUN = ("experiment", "command", "seeds", "config", "versions")
-"""Fields of results.json that say what was run, not what came out."""
+OF_RUN = ("experiment", "finding", "command", "seeds", "config", "versions")
+"""Fields of results.json that are no results: what was run, and what came out in words."""
 
 
 def write_report(
@@ -30,8 +30,8 @@ def write_report(
 ) -> None:
     """Write results.json and report.html of a run.
 
-    Beside the results, results.json has the fields "experiment", "command", "seeds", "config" and
-    "versions"; the page ends with how to repeat it.
+    Beside the results, results.json has the fields "experiment", "finding" (if there is one),
+    "command", "seeds", "config" and "versions"; the page ends with how to repeat it.
 
     Args:
       workdir: The directory of the run.
@@ -53,7 +53,8 @@ def write_report(
     versions, line = installed_versions(), command_line(experiment)
     seeds, config = seeds_of(config), to_plain(config, "config")
     about = {"command": line, "seeds": seeds, "config": config, "versions": versions}
-    write_results(workdir / RESULTS, {"experiment": experiment, **results, **about})
+    said = {"finding": finding} if finding else {}
+    write_results(workdir / RESULTS, {"experiment": experiment, **said, **results, **about})
     last = repeat_section(line, seeds, config, versions)
     page = render_page(title, [*sections, last], lead=lead, finding=finding)
     write_page(workdir / REPORT, page)

@@ -31,6 +31,12 @@ def test_a_run_says_how_to_repeat_it(tmp_path, monkeypatch):
         assert piece in last
 
 
+def test_what_was_found_stands_on_the_page_and_in_the_results(tmp_path):
+    write_report(tmp_path, "rank", {}, {}, title="Ranks", sections=[], finding="One is enough.")
+    assert read_results(tmp_path / "results.json")["finding"] == "One is enough."
+    assert "One is enough." in (tmp_path / "report.html").read_text()
+
+
 def test_a_single_seed_and_none_are_found(tmp_path, monkeypatch):
     assert write(tmp_path, {"seed": 7}, {}, monkeypatch)[0]["seeds"] == [7]
     assert write(tmp_path, {}, {}, monkeypatch)[0]["seeds"] == []
