@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from experiments import pretrain
+from experiments import pretrain, rank
+from experiments.subject import load
 from lora_jax import hub
 from lora_jax.data.streams import cut_stream
 from lora_jax.hub.new_tokenizer import END, train_tokenizer
@@ -47,6 +48,24 @@ def test_the_saved_model_loads_with_the_loss_and_hash_that_were_printed(finished
     assert found["tokens_seen"] == 8 * 8 * 32
     tokens = found["bits_per_character"] * math.log(2) / found["loss"]
     assert 0.3 < tokens < 1.0  # a token of this vocabulary is one to three characters
+
+
+def test_studies_take_it_as_their_base_or_new_weights_in_its_place(finished):
+    config = rank.defaults()
+    config.task.name = "stdlib_prose"
+    with config.unlocked():
+        config.task.options.characters = 40
+    config.model.path = str(finished / "model")
+    config.update(length=64, batch_size=4, evaluation_batch_size=4)
+    config.examples.update(train=8, validation=4, test=4, own=3)
+    losses = {}
+    for fresh in (False, True):
+        config.model.fresh = fresh
+        about = load(config)
+        found = about.predict(about.outputs(None), {"params": about.base.params}, about.test)
+        losses[fresh] = about.score(np.asarray(found), about.test)["loss"]
+        assert (about.own["ids"][:, 0] == 0).all()  # no token begins texts: the end of one does
+    assert losses[False] < losses[True]
 
 
 def test_another_run_in_the_same_workdir_is_refused(finished):
