@@ -187,10 +187,11 @@ def train_runs(
 ) -> list[Run]:
     """Trains the adapters that are not there yet; and where each of all started."""
     found = read_or_train(config, base, wanted, workdir, console)
+    starts = {one.lifted: jax.jit(start_of(base, one)) for one in wanted}  # one of each rank
     runs = []
     for one, variables in zip(wanted, found, strict=True):
         rank = one.lifted.sites[0].method.rank  # type: ignore[attr-defined]
-        start = jax.jit(start_of(base, one))(jax.random.key(one.seed))
+        start = starts[one.lifted](jax.random.key(one.seed))
         describe = lambda name, factors, lifted=one.lifted: describe_adapter(
             name, lifted, base.params, factors
         )

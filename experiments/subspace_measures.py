@@ -114,9 +114,7 @@ def measure_adapter(
         found = _amplification(base_matrices(site, params), change, key)
         amplified[path] = jax.device_get(found)
         spectra[path] = np.asarray(change.values)
-    counted = jax.jit(
-        lambda params, factors: count_intruders(adapter.lifted, params, factors, **intruders)
-    )(params, adapter.factors)
+    counted = _count_intruders(adapter.lifted, params, adapter.factors, **intruders)
     ranks = lambda rank: {path: np.asarray(rank(values)) for path, values in spectra.items()}
     return Measures(
         adapter.name,
@@ -131,3 +129,4 @@ def measure_adapter(
 
 _similarity = jax.jit(similarity)
 _amplification = jax.jit(amplification)
+_count_intruders = jax.jit(count_intruders, static_argnames=("lifted", "top", "threshold"))

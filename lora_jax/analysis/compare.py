@@ -46,9 +46,7 @@ def describe_adapter(name: str, lifted: Lifted, params: Any, factors: Factors) -
     Raises:
       ValueError: the factors do not fit, or no site is a matrix.
     """
-    # Compiled as one program: operation by operation, nearly all time would be compilation.
-    changes = jax.jit(lambda params, factors: decompose(lifted, params, factors))(params, factors)
-    return Adapter(name, lifted, factors, changes)
+    return Adapter(name, lifted, factors, _decompose(lifted, params, factors))
 
 
 def shared_paths(adapters: Sequence[Adapter]) -> list[str]:
@@ -100,3 +98,8 @@ def compare(first: Adapter, other: Adapter, side: str) -> dict[str, Float[Array,
         )
         for path in shared_paths([first, other])
     }
+
+
+# As one program, and the same for all adapters of a lift: operation by operation, and adapter by
+# adapter, nearly all time would be compilation.
+_decompose = jax.jit(decompose, static_argnums=0)
