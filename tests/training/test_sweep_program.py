@@ -160,13 +160,16 @@ def test_a_member_that_diverges_stops_at_the_step_at_which_it_does_alone_and_the
         assert_is_solo(result.runs[name])
 
 
-def test_members_a_chunk_at_a_time_are_the_same_runs():
-    members = by_seed(3)
-    whole = sweeping.train_together(members, STEPS)
-    assert_same_runs(sweeping.train_together(members, STEPS, chunk=2).runs, whole.runs)
+@pytest.fixture(scope="module")
+def whole():
+    return sweeping.train_together(by_seed(4), STEPS)
 
 
-def test_members_on_the_devices_of_a_mesh_are_the_same_runs():
+def test_members_a_chunk_at_a_time_are_the_same_runs(whole):
+    assert_same_runs(sweeping.train_together(by_seed(4), STEPS, chunk=3).runs, whole.runs)
+
+
+def test_members_on_the_devices_of_a_mesh_are_the_same_runs(whole):
     members = by_seed(4)
     mesh = training.make_mesh({"data": 4, "fsdp": 2})
     sweep = sweeping.sweep(members, STEPS, mesh=mesh)
@@ -177,7 +180,7 @@ def test_members_on_the_devices_of_a_mesh_are_the_same_runs():
         assert x.sharding.is_fully_replicated
     options = {"console": sweeping.QUIET}
     result = training.train_sweep(sweep, sweeping.data, **options)
-    assert_same_runs(result.runs, sweeping.train_together(members, STEPS).runs)
+    assert_same_runs(result.runs, whole.runs)
 
 
 class Killed(Exception):
