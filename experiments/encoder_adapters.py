@@ -171,7 +171,8 @@ def describe_alone(config: ConfigDict, base: hub.Pretrained, one: Wanted) -> str
         partial(loss, make_outputs(base, one.lifted, config.pooling)), optimizer
     )
     batch = {name: values[: config.batch_size] for name, values in one.sets.train.items()}
-    return plan.describe_cost(step, *jax.eval_shape(begin, key), batch)
+    state, frozen = jax.eval_shape(begin, key)
+    return plan.describe_cost(step, state, frozen, batch)
 
 
 def save_adapter(

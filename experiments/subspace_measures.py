@@ -115,7 +115,9 @@ def measure_adapter(
         amplified[path] = jax.device_get(found)
         spectra[path] = np.asarray(change.values)
     counted = _count_intruders(adapter.lifted, params, adapter.factors, **intruders)
-    ranks = lambda rank: {path: np.asarray(rank(values)) for path, values in spectra.items()}
+    ranks = lambda rank: {
+        path: np.asarray(rank(adapter.changes[path].values)) for path in adapter.sites
+    }
     return Measures(
         adapter.name,
         amplified,

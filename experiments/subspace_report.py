@@ -166,7 +166,7 @@ def summarize(grid: Grid) -> list[Shared]:
                 chance=float(chance[i - 1, j - 1]),
                 scores=scores,
                 phi=mean_interval(scores),
-                above=mean_interval(above[at].mean(axis=1)),
+                above=mean_interval(above[at].mean(axis=1).tolist()),
                 deviations=float((np.mean(scores) - chance[i - 1, j - 1]) / error)
                 if error
                 else float("nan"),
