@@ -23,7 +23,7 @@ LEVELS = (
     {"methods", "targets"},
     {"models", "adapters", "quantization", "api"},
     {"data", "hub"},
-    {"training", "evaluation", "analysis", "reports"},
+    {"training", "evaluation", "analysis", "reports", "serving"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 

@@ -5,6 +5,7 @@ from lora_jax.evaluation.beam import BeamSearch
 from lora_jax.evaluation.bootstrap import bootstrap_interval
 from lora_jax.evaluation.engine import Engine, NewToken, QueueFullError, TextRequest
 from lora_jax.evaluation.generate import Generated, generate
+from lora_jax.evaluation.growing_text import GrowingText
 from lora_jax.evaluation.intervals import Interval, difference_interval, mean_interval
 from lora_jax.evaluation.latency import Latency, measure_latency
 from lora_jax.evaluation.metrics import (
@@ -29,6 +30,7 @@ __all__ = [
     "Completion",
     "Engine",
     "Generated",
+    "GrowingText",
     "Interval",
     "Latency",
     "NewToken",

@@ -115,6 +115,8 @@ class Engine:
         self.queue_limit = queue_limit
         if min(rows, room, queue_limit, *self.prompt_lengths) < 1:
             raise ValueError("rows, room, queue_limit and prompt_lengths are at least 1")
+        if self.prompt_lengths[-1] > room:
+            raise ValueError(f"room = {room}, but prompts have up to {self.prompt_lengths[-1]}")
         if config.max_length is not None and room > config.max_length:
             raise ValueError(f"room = {room}, but the model has {config.max_length} positions")
         self._queue: collections.deque[_Text] = collections.deque()
@@ -159,6 +161,18 @@ class Engine:
     def running(self) -> int:
         """How many texts are being written."""
         return sum(text is not None for text in self._rows)
+
+    def most_new_tokens(self, prompt: int) -> int:
+        """How many new tokens a row has room for behind a prompt of so many tokens.
+
+        Raises:
+            ValueError: the prompt is longer than the longest of `prompt_lengths`.
+        """
+        if prompt > self.prompt_lengths[-1]:
+            raise ValueError(
+                f"the prompt is {prompt} tokens, and the longest is {self.prompt_lengths[-1]}"
+            )
+        return self.room - self._prompt_length(prompt) + 1  # the last one is not read
 
     def step(self) -> list[NewToken]:
         """Gives free rows to waiting requests, and writes one token of every row.
@@ -240,12 +254,7 @@ class Engine:
         vocab = self.config.vocab_size
         if not request.ids or not all(0 <= token < vocab for token in request.ids):
             raise ValueError(f"a prompt is one or more tokens from 0 to {vocab - 1}")
-        if len(request.ids) > self.prompt_lengths[-1]:
-            raise ValueError(
-                f"the prompt is {len(request.ids)} tokens, and the longest is "
-                f"{self.prompt_lengths[-1]}"
-            )
-        left = self.room - self._prompt_length(len(request.ids)) + 1
+        left = self.most_new_tokens(len(request.ids))
         if not 1 <= request.max_new_tokens <= left:
             raise ValueError(
                 f"max_new_tokens = {request.max_new_tokens}; after this prompt it is from 1 to "

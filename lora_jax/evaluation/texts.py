@@ -7,15 +7,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array
 
 from lora_jax.evaluation.beam import BeamSearch
 from lora_jax.evaluation.decode import begin_decoding, continue_decoding
 from lora_jax.evaluation.generate import Generated, generate
+from lora_jax.evaluation.growing_text import GrowingText
 from lora_jax.evaluation.request import Request, check_request
 from lora_jax.evaluation.rules import require
 from lora_jax.evaluation.sampling import Sampling
-from lora_jax.hub import Encoded, Pretrained, Prompt, TextStream, Tokenizer
+from lora_jax.hub import Encoded, Pretrained, Prompt
 
 # What is called with the row of a text and the next piece of it.
 Callback = Callable[[int, str], None]
@@ -87,37 +88,39 @@ def generate_text(
         "search": search,
         "sequences": sequences,
     }
-    follow = functools.partial(_Text, model.tokenizer, tuple(stop), callback)
+    begin = functools.partial(GrowingText, model.tokenizer, tuple(stop))
     if isinstance(search, BeamSearch):
         if stop:
             raise ValueError("a beam search cannot end at stop strings; use stop_ids, or Sampling")
         made = generate(
             model.apply, model.params, ids, mask, config=model.config, **options, **inputs
         )
-        return _show(made, follow)
+        return _show(made, begin, callback)
     asked = check_request(ids, mask, config=model.config, key=key, cache=None, **options)
-    return _sample(model, asked, inputs, follow, chunk)
+    return _sample(model, asked, inputs, begin, callback, chunk)
 
 
 def _sample(
     model: Pretrained,
     asked: Request,
     inputs: dict[str, Any],
-    follow: Callable[[int], "_Text"],
+    begin: Callable[[], GrowingText],
+    callback: Callback | None,
     chunk: int,
 ) -> list[Completion]:
     """Generates texts a few tokens at a time."""
     apply, params, config = model.apply, model.params, model.config
     (search, new, sequences), ids, mask, keys = asked
     state = _begin(apply, config, search, new, sequences, params, ids, mask, None, keys, inputs)
-    texts = [follow(row) for row in range(len(state.text))]
+    texts = [begin() for _ in range(len(state.text))]
     shown = 0
     while True:
         step, finished = int(state.step), np.array(state.finished)
         finished_or_full = finished | (step == new)
         tokens = np.asarray(state.new_tokens)[:, shown:step]
         for row, text in enumerate(texts):
-            text.add(tokens[row][tokens[row] >= 0], last=bool(finished_or_full[row]))
+            new_ids = tokens[row][tokens[row] >= 0]
+            _call(callback, row, text.add(new_ids, last=bool(finished_or_full[row])))
             finished[row] |= text.stopped
         if step == new or finished.all():
             break
@@ -142,58 +145,20 @@ _begin = jax.jit(begin_decoding, static_argnums=(0, 1, 2, 3, 4))
 _continue = jax.jit(continue_decoding, static_argnums=(0, 1, 2), donate_argnums=4)
 
 
-def _show(made: Generated, follow: Callable[[int], "_Text"]) -> list[Completion]:
+def _show(
+    made: Generated, begin: Callable[[], GrowingText], callback: Callback | None
+) -> list[Completion]:
     """Turns tokens that are all there into texts."""
     completions = []
     for row, (tokens, length, _, score, finished) in enumerate(
         zip(*(np.asarray(x) for x in made), strict=True)
     ):
-        text = follow(row)
-        text.add(tokens[:length], last=True)
+        text = begin()
+        _call(callback, row, text.add(tokens[:length], last=True))
         completions.append(Completion(text.text, text.tokens, float(score), bool(finished)))
     return completions
 
 
-class _Text:
-    """One text as it grows, up to the first stop string in it."""
-
-    def __init__(
-        self, tokenizer: Tokenizer, stop: Sequence[str], callback: Callback | None, row: int
-    ) -> None:
-        self.text = ""
-        self.tokens: list[int] = []
-        self.stopped = False
-        self._stream = TextStream(tokenizer)
-        self._stop = stop
-        self._callback = callback
-        self._row = row
-        self._shown = 0
-
-    def add(self, tokens: Int[np.ndarray, " count"], *, last: bool) -> None:
-        """Takes the next tokens, of which nothing counts after a stop string."""
-        for token in tokens:
-            if self.stopped:
-                break
-            self.tokens.append(int(token))
-            self._grow(self._stream.add(int(token)))
-        if last and not self.stopped:
-            self._grow(self._stream.end())
-        certain = len(self.text) - (0 if last or self.stopped else self._held_back())
-        if self._callback is not None and certain > self._shown:
-            self._callback(self._row, self.text[self._shown : certain])
-        self._shown = max(certain, self._shown)
-
-    def _grow(self, piece: str) -> None:
-        self.text += piece
-        found = [at for stop in self._stop if (at := self.text.find(stop)) >= 0]
-        if found:
-            self.text = self.text[: min(found)]
-            self.stopped = True
-
-    def _held_back(self) -> int:
-        """Length of the end of the text that may turn out to begin a stop string."""
-        longest = max((len(stop) - 1 for stop in self._stop), default=0)
-        for length in range(min(longest, len(self.text)), 0, -1):
-            if any(stop.startswith(self.text[-length:]) for stop in self._stop):
-                return length
-        return 0
+def _call(callback: Callback | None, row: int, piece: str) -> None:
+    if callback is not None and piece:
+        callback(row, piece)

@@ -1,0 +1,207 @@
+"""Clients that leave, read slowly or are too many; and the end of a server."""
+
+import asyncio
+import contextlib
+import json
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx2
+import openai
+import pytest
+
+from lora_jax.serving import Limits, Service, listen, make_app
+from tests.serving import tiny
+from tests.serving.test_api import client
+
+BODY = {"model": "base", "prompt": [9] * 8, "max_tokens": 25, "temperature": 0}
+
+
+def say(api, **options):
+    return api.completions.create(**BODY | options)
+
+
+def open_connection(address, body):
+    """Sends a request by hand, so that the answer may be left unread."""
+    host, port = address.rpartition("/")[2].split(":")
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+    connection.settimeout(30)
+    connection.connect((host, int(port)))
+    content = json.dumps(body)
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+    connection.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n{content}".encode())
+    return connection
+
+
+def test_a_client_that_leaves_frees_its_row_and_its_place_in_the_queue(model, engine):
+    with tiny.server(model, engine) as (service, address), tiny.paced(engine) as gate:
+        bodies = [BODY | {"stream": bool(i % 2)} for i in range(tiny.ROWS + 2)]
+        connections = [open_connection(address, body) for body in bodies]
+        tiny.until(lambda: engine.waiting == tiny.ROWS + 2)
+        gate.release(2)
+        tiny.until(lambda: engine.running == tiny.ROWS)
+        assert engine.waiting == 2
+        assert service.open == tiny.ROWS + 2
+        for connection in connections:
+            connection.close()
+        tiny.until(lambda: service.open == 0)
+        gate.release(2)
+        tiny.until(lambda: engine.running == engine.waiting == 0)
+    # Nobody was left to be told more.
+    assert service._thread._readers == {}
+
+
+def test_more_texts_than_may_be_open_are_refused_for_now(model, engine):
+    with tiny.server(model, engine, limits=Limits(open=2)) as (service, address):
+        api = client(address)
+        with ThreadPoolExecutor() as threads, tiny.paced(engine):
+            texts = [threads.submit(say, api) for _ in range(2)]
+            tiny.until(lambda: service.open == 2)
+            with pytest.raises(openai.RateLimitError, match="no more may be: try later") as error:
+                say(api)
+            assert error.value.response.headers["retry-after"] == "1"
+            assert error.value.code == "queue_full"
+        assert texts[0].result().choices == texts[1].result().choices
+        assert say(api).choices == texts[0].result().choices
+
+
+def test_a_full_queue_of_the_engine_is_refused_for_now(model, engine, monkeypatch):
+    monkeypatch.setattr(engine, "queue_limit", 1)
+    with tiny.server(model, engine) as (_, address):
+        api = client(address)
+        with ThreadPoolExecutor() as threads, tiny.paced(engine):
+            text = threads.submit(say, api)
+            tiny.until(lambda: engine.waiting == 1)
+            with pytest.raises(openai.RateLimitError, match="1 requests wait, and no more may"):
+                say(api, stream=True)
+        assert text.result().choices
+
+
+def test_a_text_that_takes_too_long_is_given_up(model, engine):
+    with tiny.server(model, engine, limits=Limits(seconds=0.5)) as (service, address):
+        api = client(address)
+        with tiny.paced(engine) as gate:
+            with pytest.raises(
+                openai.InternalServerError, match=r"not finished in 0\.5 s"
+            ) as error:
+                say(api)
+            assert error.value.status_code == 504
+            gate.release(3)  # one drops the other, one or two begin this one
+            stream = say(api, stream=True)
+            assert next(iter(stream)).choices[0].finish_reason is None
+            with pytest.raises(openai.APIError, match=r"not finished in 0\.5 s"):
+                list(stream)
+            gate.release(2)
+            tiny.until(lambda: engine.running == engine.waiting == service.open == 0)
+
+
+def test_a_body_that_takes_too_long_is_given_up(model, engine):
+    def slow_body():
+        yield b'{"model": '
+        time.sleep(1)
+        yield b'"base"}'
+
+    with tiny.server(model, engine, limits=Limits(seconds=0.3)) as (_, address):
+        kind = {"Content-Type": "application/json"}
+        found = httpx2.post(f"{address}/v1/completions", content=slow_body(), headers=kind)
+    assert found.status_code == 408
+    assert "the body did not come in 0.3 s" in found.json()["error"]["message"]
+
+
+def test_a_reader_who_stops_reading_delays_nobody_and_is_given_up(model, engine):
+    async def read_nothing():
+        """A stream whose client takes its first event, and then nothing."""
+        service = Service(model, engine, name="base", limits=Limits(seconds=0.3))
+        sent, body = [], {"type": "http.request", "body": json.dumps(stream).encode()}
+
+        async def receive():
+            return await asyncio.Event().wait() if received else received.append(1) or body
+
+        async def send(message):
+            sent.append(message)
+            if len(sent) == 2:
+                await asyncio.Event().wait()
+
+        received = []
+        scope = {"type": "http", "method": "POST", "path": "/v1/completions", "query_string": b""}
+        scope["headers"] = [(b"content-type", b"application/json")]
+        async with service:
+            reading = asyncio.create_task(make_app(service)(scope, receive, send))
+            while len(sent) < 2 or engine.running:
+                await asyncio.sleep(0.005)
+            # It is still open, but all of its text is written and its row is free.
+            assert service.open == 1
+            await reading
+            assert service.open == 0
+        return sent
+
+    stream = BODY | {"stream": True}
+    first, second = asyncio.run(read_nothing())
+    assert first["status"] == 200
+    assert json.loads(second["body"][6:])["choices"][0]["finish_reason"] is None
+
+
+def test_at_the_end_no_more_is_taken_and_what_is_open_is_finished(model, engine):
+    with ThreadPoolExecutor() as threads:
+        with tiny.server(model, engine) as (service, address), tiny.paced(engine):
+            api = client(address)
+            text = threads.submit(say, api)
+            tiny.until(lambda: engine.waiting == 1)
+            service.draining = True
+            with pytest.raises(openai.InternalServerError, match="is being shut down") as error:
+                say(api)
+            assert error.value.status_code == 503
+            with pytest.raises(openai.InternalServerError):
+                api.post("/load_lora_adapter", cast_to=object, body={})
+            health = httpx2.get(f"{address}/health")
+            assert (health.status_code, health.json()) == (503, {"status": "draining"})
+        assert text.result().choices[0].finish_reason in {"stop", "length"}
+
+
+def test_what_is_not_finished_in_time_at_the_end_is_told_so(model, engine):
+    with ThreadPoolExecutor() as threads, tiny.paced(engine) as gate:
+        with tiny.server(model, engine, drain_seconds=0.1) as (_, address):
+            api = client(address)
+            texts = [threads.submit(lambda: list(say(api, stream=True))), threads.submit(say, api)]
+            tiny.until(lambda: engine.waiting == 2)
+            gate.release()
+            tiny.until(lambda: engine.running == 2)
+            threads.submit(lambda: (time.sleep(0.5), gate.release()))  # cancelling takes a step
+        for text in texts:
+            with pytest.raises(openai.APIError, match="is being shut down"):
+                text.result()
+
+
+def test_an_engine_that_breaks_down_ends_the_server_and_tells_all_clients(model, engine):
+    def break_down():
+        raise FloatingPointError("out of memory, say")
+
+    with ThreadPoolExecutor() as threads, contextlib.ExitStack() as stack:
+        stack.enter_context(pytest.raises(RuntimeError, match="has broken down"))
+        _, address = stack.enter_context(tiny.server(model, engine))
+        with tiny.paced(engine):
+            text = threads.submit(say, client(address))
+            tiny.until(lambda: engine.waiting == 1)
+            engine.step = break_down
+            with pytest.raises(openai.InternalServerError, match="out of memory, say"):
+                text.result()
+    engine.run()  # what it was asked for
+
+
+def test_other_machines_need_a_token():
+    with pytest.raises(ValueError, match=r"'0\.0\.0\.0' is reached from other machines"):
+        listen("0.0.0.0", 0)
+    with pytest.raises(ValueError, match="8 or more printable ASCII"):
+        listen("127.0.0.1", 0, "short")
+    with listen("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1, port {port}: Address"):
+            listen("127.0.0.1", port)
+
+
+@pytest.mark.parametrize("limit", [{"open": 0}, {"seconds": 0.0}, {"adapters": -1}])
+def test_a_limit_that_lets_nothing_through_is_refused(limit):
+    with pytest.raises(ValueError, match="nothing could be served"):
+        Limits(**limit)

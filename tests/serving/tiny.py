@@ -1,0 +1,163 @@
+"""A base of a few thousand parameters with a tokenizer and adapters in PEFT's files."""
+
+import contextlib
+import dataclasses
+import shutil
+import threading
+import time
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+import lora_jax as lora
+from lora_jax import hub, models
+from lora_jax.evaluation import Engine, GrowingText, Sampling, generate
+from lora_jax.hub.new_tokenizer import train_tokenizer
+from lora_jax.serving import AdapterRoot, Limits, Service, serving
+
+TEXT = "the mill is a cheap pub near the river and the old bridge by the sea"
+TEMPLATE = (
+    "{% for m in messages %}{% if m.role == 'robot' %}{{ raise_exception('no robots') }}{% endif %}"
+    "{{ m.role[0] }}:{{ m.content }};{% endfor %}{% if add_generation_prompt %}a:{% endif %}"
+)
+LENGTH, ROOM, ROWS = 16, 40, 4
+NEW, BATCH = 12, 32  # of what is written offline, in few programs
+RANK = 2
+WEIGHTS = "adapter_model.safetensors"
+KEY = jax.random.key(5)
+IDS = jax.ShapeDtypeStruct((1, 2), "int32")
+
+
+def make_base(directory):
+    """Writes a decoder with random weights, whose texts are far from uniform."""
+    tokenizer = train_tokenizer(directory, [TEXT] * 3, 290)
+    (directory / "chat_template.jinja").write_text(TEMPLATE)
+    config = models.DecoderConfig(
+        vocab_size=290,
+        dim=16,
+        layers=2,
+        heads=2,
+        kv_heads=1,
+        head_dim=8,
+        ff_dim=24,
+        max_length=64,
+        eos_ids=(tokenizer.eos_id,),
+    )
+    params = jax.jit(lambda key: models.init(config, key))(jax.random.key(0))
+    saved = hub.save_model(directory / "model", config, jax.tree.map(lambda x: 4 * x, params))
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (saved / name).write_bytes((directory / name).read_bytes())
+    return saved
+
+
+def lift(model, targets=lora.ALL_LINEAR, method=None):
+    return lora.lift(
+        model.apply, model.params, IDS, method=method or lora.LoRA(RANK), targets=targets
+    )
+
+
+def make_adapters(model, root, names):
+    """Writes adapters with random factors under a root."""
+    lifted = lift(model)
+    first = hub.save_peft(root / names[0], lifted, lifted.init(KEY, model.params))
+    shapes = load_file(first / WEIGHTS)
+    for i, name in enumerate(names):
+        rng = np.random.default_rng(i)
+        arrays = {
+            key: np.float32(0.3) * rng.standard_normal(x.shape, "f") for key, x in shapes.items()
+        }
+        (root / name).mkdir(exist_ok=True)
+        save_file(arrays, root / name / WEIGHTS)
+        if name != names[0]:
+            shutil.copy(first / "adapter_config.json", root / name)
+
+
+def make_engine(model, slots=2, **options):
+    pool = lora.AdapterPool(lift(model), model.params, slots=slots)
+    shape = {"rows": ROWS, "room": ROOM, "prompt_lengths": (LENGTH,), "queue_limit": 64}
+    return Engine(pool, model.config, **shape | options)
+
+
+@contextlib.contextmanager
+def server(model, engine, root=None, *, limits=None, names=(), **options):
+    """A server with some adapters: its service, and its address."""
+    found = None if root is None else AdapterRoot(root, file_bytes=2**20)
+    service = Service(model, engine, name="base", root=found, limits=limits or Limits())
+    with serving(service, adapters=names, **options) as address:
+        yield service, address
+
+
+@contextlib.contextmanager
+def paced(engine):
+    """Lets the engine write a token of each row for each `release()` of what it yields, no more."""
+    gate, step = threading.Semaphore(0), engine.step
+    engine.step = lambda: step() if gate.acquire(timeout=0.01) else []
+    try:
+        yield gate
+    finally:
+        del engine.step
+
+
+def until(is_so, seconds=30):
+    """Waits until something is so."""
+    end = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < end, "it never was"
+        time.sleep(0.005)
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """A text, and what it is asked with."""
+
+    model: str
+    prompt: str | tuple[int, ...]
+    seed: int = 0
+
+
+class Text(NamedTuple):
+    """A text, its tokens, and whether it has come to its own end."""
+
+    text: str
+    tokens: list[int]
+    finished: bool
+
+
+class Offline:
+    """What `generate` writes, with a pool of its own."""
+
+    def __init__(self, model, root, names):
+        self.model = model
+        self.pool = lora.AdapterPool(lift(model), model.params, slots=len(names))
+        for name in names:
+            self.pool.add(name, *hub.lift_peft(root / name, model.apply, model.params, IDS))
+
+    def texts(self, wanted, *, stop=(), special=True, **sampling):
+        """The texts of several requests with the same settings, of `NEW` tokens at most."""
+        found = []
+        for start in range(0, len(wanted), BATCH):
+            batch = wanted[start : start + BATCH]
+            made = self._generate(batch + batch[-1:] * (BATCH - len(batch)), special, sampling)
+            for tokens, length, finished in zip(*made, strict=True):
+                text = GrowingText(self.model.tokenizer, stop)
+                text.add(tokens[:length], last=True)
+                found.append(Text(text.text, text.tokens, bool(finished) or text.stopped))
+        return found[: len(wanted)]
+
+    def _generate(self, wanted, special, sampling):
+        names = [None if w.model == "base" else w.model for w in wanted]
+        prompts = [w.prompt for w in wanted]
+        inputs = self.model.tokenizer.encode(prompts, length=LENGTH, special=special)
+        made = generate(
+            self.pool.routed.apply,
+            self.pool.variables(names),
+            inputs.ids,
+            inputs.mask,
+            config=self.model.config,
+            max_new_tokens=NEW,
+            search=Sampling(**sampling),
+            key=jax.vmap(jax.random.key)(np.array([w.seed for w in wanted], np.uint32)),
+        )
+        return np.asarray(made.tokens), np.asarray(made.lengths), np.asarray(made.finished)
