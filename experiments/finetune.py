@@ -15,7 +15,7 @@ and report.html. More flags:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,11 +31,12 @@ from experiments.finetune_report import write_report
 from experiments.launch import launch
 from lora_jax import hub, training
 from lora_jax.analysis import chip_of
-from lora_jax.data import encode, load_task, training_batches
+from lora_jax.data import Examples, bucketed_batches, encode, load_task, training_batches
+from lora_jax.data.buckets import BucketedBatches, check_lengths
+from lora_jax.data.loader import TrainingBatches
 from lora_jax.reports import plan
 from lora_jax.training.classifier import init_variables, loss, make_outputs, predict, score
 from lora_jax.training.labels import nearest
-from lora_jax.training.loop import Resume
 
 # Fields that may be other ones when a run resumes.
 MAY_CHANGE = ("checkpoint_every", "keep", "mesh", "on_nonfinite")
@@ -52,6 +53,7 @@ def defaults() -> ConfigDict:
     config.model.update(dtype="float32", scan=True, remat="none")
     config.pooling = "mean"
     config.length = 32  # tokens of an example
+    config.buckets = ()  # shorter lengths that the rows of a batch may have, too
     # RoBERTa's classifier has a layer more, and drops out what each layer takes in.
     config.head = ConfigDict({"dense": False, "dropout": 0.0})
     config.train = "lora"  # or "head", "full"
@@ -84,14 +86,14 @@ def defaults() -> ConfigDict:
 def main(
     config: ConfigDict,
     workdir: Path | None,
-    resume: Resume = "auto",
+    resume: training.Resume = "auto",
     tensorboard: bool = False,
     wandb: bool = False,
     profile: bool = False,
 ) -> None:
     """Trains, or prints the plan if there is no workdir."""
     console = Console(highlight=False, soft_wrap=True, quiet=not training.is_first())
-    check(config)
+    check(config, workdir, resume)
     best = training.Best(**config.best) if config.best.metric else None
     sinks = make_sinks(config, tensorboard, wandb)
 
@@ -114,7 +116,7 @@ def main(
         )
         train_set = encode(task.train, base.tokenizer, config.length)
         test_set = encode(task.test, base.tokenizer, config.length)
-    batches = training_batches(train_set, config.batch_size, seed=config.seed, rows=rows)
+    batches = make_batches(config, train_set, rows)
     shapes = {
         name: jax.ShapeDtypeStruct((config.batch_size, *x.shape[1:]), x.dtype)
         for name, x in train_set.items()
@@ -138,7 +140,12 @@ def main(
 
     if workdir is None:
         console.print(adapter.describe(config, lifted), markup=False)
-        console.print(plan.describe_task(task, train_set, base.tokenizer), markup=False)
+        console.print(
+            plan.describe_task(task, train_set, base.tokenizer),
+            batches.describe(),
+            sep="\n",
+            markup=False,
+        )
         console.print(plan.describe_cost(step, state, frozen, shapes))
         console.print(describe_training(config, optimizer, tokens, best), markup=False)
         return
@@ -176,7 +183,7 @@ def main(
         resume=resume,
         sinks=sinks,
         profile=profile,
-        speed=find_speed(step, state, frozen, shapes),
+        speed=None if config.buckets else find_speed(step, state, frozen, shapes),
         console=console,
     )
     final = training.join(result.state.trainable, frozen)
@@ -190,12 +197,24 @@ def main(
     )
 
 
-def check(config: ConfigDict) -> None:
+def check(config: ConfigDict, workdir: Path | None, resume: training.Resume) -> None:
     """Refuses settings that could only fail later."""
+    training.check_resume(workdir, resume)
     if config.steps < 1:
         raise ValueError(f"steps = {config.steps}: at least 1 is needed")
     check_choice("train", config.train, RULES)
     check_choice("on_nonfinite", config.on_nonfinite, ("stop", "skip"))
+    check_lengths(config.buckets, config.length)
+
+
+def make_batches(
+    config: ConfigDict, examples: Examples, rows: Sequence[int]
+) -> TrainingBatches | BucketedBatches:
+    """Makes the stream that is trained on, of which this process reads some rows."""
+    how = {"seed": config.seed, "rows": rows}
+    if config.buckets:
+        return bucketed_batches(examples, config.buckets, config.batch_size, **how)
+    return training_batches(examples, config.batch_size, **how)
 
 
 def lift(config: ConfigDict, base: hub.Pretrained) -> lora.Lifted:

@@ -14,14 +14,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 from rich.console import Console
 
 import lora_jax as lora
-from experiments import adapter
+from experiments import adapter, text_data
 from experiments.finetune import (
     MAY_CHANGE,
     define_flags,
@@ -32,23 +32,10 @@ from experiments.finetune import (
 from experiments.finetune_text_report import Scored, write_report
 from experiments.launch import launch
 from lora_jax import hub, training
-from lora_jax.data import (
-    EncodedTexts,
-    TextEncoder,
-    TextRecord,
-    TextTask,
-    efficiency,
-    load_text_task,
-    pack,
-    pad,
-    training_batches,
-)
 from lora_jax.data.names import known
-from lora_jax.data.split import spread
 from lora_jax.evaluation import BeamSearch, answer, score_answers
 from lora_jax.reports import plan
-from lora_jax.training.language_model import init_variables, loss, make_outputs, score
-from lora_jax.training.loop import Resume
+from lora_jax.training.language_model import adapted_head, init_variables, loss, make_outputs, score
 
 # What trains: no head, unlike in `training.LORA` and `training.FULL`.
 RULES = {
@@ -68,6 +55,12 @@ def defaults() -> ConfigDict:
     config.encoding.update(instruction="", end="", train_on="turns", truncate="none")
     config.encoding.bad_rows = "raise"
     config.packing = True  # several examples in a row, none of them split
+    # Without packing: lengths that the rows of a batch may have, besides that of `encoding`; and
+    # whether records are read and encoded only when it is their turn, by each process its own,
+    # from what is written to the directory `cache` once.
+    config.buckets = ()
+    config.stream = False
+    config.cache = ""
     config.train = "lora"  # or "full"
     config.targets = ("q_proj", "v_proj")
     config.method = ConfigDict({"name": "LoRA", "rank": 8, "alpha": 16.0, "dropout": 0.0})
@@ -101,14 +94,14 @@ def defaults() -> ConfigDict:
 def main(
     config: ConfigDict,
     workdir: Path | None,
-    resume: Resume = "auto",
+    resume: training.Resume = "auto",
     tensorboard: bool = False,
     wandb: bool = False,
     profile: bool = False,
 ) -> None:
     """Trains, or prints the plan if there is no workdir."""
     console = Console(highlight=False, soft_wrap=True, quiet=not training.is_first())
-    check(config)
+    check(config, workdir, resume)
     sinks = make_sinks(config, tensorboard, wandb)
 
     mesh = training.make_mesh(config.mesh)
@@ -116,16 +109,13 @@ def main(
     training.check_batch(mesh, "evaluation_batch_size", config.evaluation_batch_size)
 
     # ---- The task and the frozen base
+    text_data.prepare(config)
     with training.together("reading the task and the base"):
-        found = load(config, mesh)
-        task, base, encoder, tests, train_texts, test_texts = found
-        fill = pack if config.packing else pad
-        train_set = fill(train_texts.examples, encoder.length)
-        test_set = fill(test_texts.examples, encoder.length)
-    batches = training_batches(train_set, config.batch_size, seed=config.seed, rows=rows)
-    shapes = dict.fromkeys(
-        train_set, jax.ShapeDtypeStruct((config.batch_size, encoder.length), "int32")
-    )
+        base = load_base(config, mesh)
+        texts = text_data.read(config, base)
+        test_set = text_data.fill(config, texts.test)
+    train_set = text_data.training_set(config, texts, rows)
+    task, shapes = texts.task, text_data.shapes(config)
 
     # ---- What trains, beside what is frozen
     lifted = lift(config, base) if config.train == "lora" else None
@@ -134,20 +124,24 @@ def main(
     variables = training.place(mesh, base, init, key, lifted.sites if lifted else ())
     variables = adapter.start_from(config, lifted, variables)
     labels = training.label(variables, RULES[config.train], lifted.frozen if lifted else ())
-    tokens = config.batch_size * encoder.length * efficiency(train_set)  # of a step
-    optimizer = training.make_optimizer(config.optimizer, labels, config.steps, tokens)
+    optimizer = training.make_optimizer(config.optimizer, labels, config.steps, train_set.tokens)
     outputs = make_outputs(base, lifted)
     state, frozen, shardings = training.place_state(mesh, variables, labels, optimizer, key)
-    trained = make_outputs(base, lifted, smoothing=config.label_smoothing)
+    trained = make_outputs(
+        base,
+        lifted,
+        frozen_head=config.train == "lora" and not adapted_head(base, lifted),
+        smoothing=config.label_smoothing,
+    )
     step = training.make_step(partial(loss, trained), optimizer, shardings, config.micro_batches)
     del variables  # the step donates the trainable ones
     console.print(f"parameters: {training.summary(training.join(state.trainable, frozen), labels)}")
 
     if workdir is None:
         console.print(adapter.describe(config, lifted), markup=False)
-        console.print(plan.describe_text_task(task, train_texts, train_set, encoder), markup=False)
+        console.print(text_data.describe(config, texts, train_set), markup=False)
         console.print(plan.describe_cost(step, state, frozen, shapes))
-        console.print(describe_training(config, optimizer, tokens, None), markup=False)
+        console.print(describe_training(config, optimizer, train_set.tokens, None), markup=False)
         return
 
     # ---- Where it starts
@@ -157,7 +151,7 @@ def main(
     evaluate = partial(
         score, training.on_mesh(mesh, outputs), test_set, config.evaluation_batch_size
     )
-    examine = partial(measure, config, found, lifted, evaluate)
+    examine = partial(measure, config, base, texts, lifted, evaluate)
     # Before the first step, which takes the arrays of a base that is trained as a whole.
     identity = training.describe_run(
         base=config.model.sha256 or hub.hash_params(base.params),
@@ -174,7 +168,7 @@ def main(
         step,
         state,
         frozen,
-        batches,
+        train_set.batches,
         steps=config.steps,
         workdir=workdir,
         identity=identity,
@@ -187,7 +181,7 @@ def main(
         resume=resume,
         sinks=sinks,
         profile=profile,
-        speed=find_speed(step, state, frozen, shapes),
+        speed=None if config.buckets else find_speed(step, state, frozen, shapes),
         console=console,
     )
 
@@ -196,35 +190,25 @@ def main(
     end = examine(final)
     adapter.save(console, workdir, config, lifted, final)
     if training.is_first():
-        skipped = (*task.skipped, *train_texts.skipped, *test_texts.skipped)
-        write_report(workdir, config, task, tests, result, start, end, skipped)
+        skipped = (*task.skipped, *train_set.skipped, *texts.test.skipped)
+        write_report(workdir, config, task, texts.tests, result, start, end, skipped)
         console.print(f"at the end: {end.summary(task.metric)}; {workdir / 'report.html'}")
 
 
-def check(config: ConfigDict) -> None:
+def check(config: ConfigDict, workdir: Path | None, resume: training.Resume) -> None:
     """Refuses settings that could only fail later."""
+    training.check_resume(workdir, resume)
     if config.steps < 1:
         raise ValueError(f"steps = {config.steps}: at least 1 is needed")
     known(config.train, RULES, "choice of train")
     known(config.on_nonfinite, ("stop", "skip"), "choice of on_nonfinite")
     search_of(config)
+    text_data.check(config)
 
 
-class Loaded(NamedTuple):
-    """A task, a decoder, and the task's records as the decoder reads them."""
-
-    task: TextTask
-    base: hub.Pretrained
-    encoder: TextEncoder
-    tests: list[TextRecord]
-    train: EncodedTexts
-    test: EncodedTexts
-
-
-def load(config: ConfigDict, mesh: jax.sharding.Mesh) -> Loaded:
-    """Reads the files."""
-    task = load_text_task(config.task.name, config.task.options.to_dict())
-    base = hub.load_model(
+def load_base(config: ConfigDict, mesh: jax.sharding.Mesh) -> hub.Pretrained:
+    """Reads the frozen decoder."""
+    return hub.load_model(
         config.model.path,
         dtype=config.model.dtype,
         sha256=config.model.sha256 or None,
@@ -232,16 +216,6 @@ def load(config: ConfigDict, mesh: jax.sharding.Mesh) -> Loaded:
         remat=config.model.remat,
         mesh=mesh,
     )
-    longest = getattr(base.config, "max_length", None)
-    if longest is not None and config.encoding.length > longest:
-        raise ValueError(
-            f"encoding.length = {config.encoding.length}, but {config.model.name or 'the model'} "
-            f"reads at most {longest} tokens"
-        )
-    encoder = TextEncoder(tokenizer=base.tokenizer, **config.encoding.to_dict())
-    tests = spread(task.test, config.evaluation_examples)
-    train = encoder.encode(spread(task.train, config.train_examples))
-    return Loaded(task, base, encoder, tests, train, encoder.encode(tests))
 
 
 def lift(config: ConfigDict, base: hub.Pretrained) -> lora.Lifted:
@@ -254,24 +228,25 @@ def lift(config: ConfigDict, base: hub.Pretrained) -> lora.Lifted:
 
 def measure(
     config: ConfigDict,
-    found: Loaded,
+    base: hub.Pretrained,
+    texts: text_data.Texts,
     lifted: lora.Lifted | None,
     evaluate: Callable[[Mapping[str, Any]], dict[str, float]],
     variables: Mapping[str, Any],
 ) -> Scored:
     """Computes the loss, and the metrics of answers that the merged model generates."""
     losses = evaluate(variables)
-    if not found.task.metrics:
+    if not texts.task.metrics:
         return Scored(losses, {}, [])
-    texts = answer(
-        found.base._replace(params=merge(lifted, variables)),
-        found.encoder,
-        found.tests,
-        max_new_tokens=config.max_new_tokens or found.task.max_new_tokens,
+    answers = answer(
+        base._replace(params=merge(lifted, variables)),
+        texts.encoder,
+        texts.tests,
+        max_new_tokens=config.max_new_tokens or texts.task.max_new_tokens,
         batch_size=config.evaluation_batch_size,
         search=search_of(config),
     )
-    return Scored(losses, score_answers(found.task.metrics, texts, found.tests), texts)
+    return Scored(losses, score_answers(texts.task.metrics, answers, texts.tests), answers)
 
 
 def merge(lifted: lora.Lifted | None, variables: Mapping[str, Any]) -> dict[str, Any]:

@@ -199,7 +199,9 @@ def describe_run(config: ConfigDict, base: hub.Pretrained) -> Run:
         lifted = lora.lift(base.apply, base.params, *inputs, method=method, targets=config.targets)
     if writes:
         init = language_model.init_variables
-        loss = partial(language_model.loss, language_model.make_outputs(base, lifted))
+        still = config.train == "lora" and not language_model.adapted_head(base, lifted)
+        outputs = language_model.make_outputs(base, lifted, frozen_head=still)
+        loss = partial(language_model.loss, outputs)
         batch = {"ids": ids, "trained": ids, "segments": ids}
         rules = [rule for rule in RULES[config.train] if not rule[0].startswith("head/")]
     else:

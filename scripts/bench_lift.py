@@ -5,7 +5,9 @@
 For each depth, scanned and unrolled, it prints the time to trace, the time to compile, and the time
 of a training step's gradient (forward and backward, no optimiser), with ratios to the hand-written
 model. The contenders of a table take turns within every round, so a noisy machine disturbs them
-alike; medians are shown. Expected: lifted within the noise of by hand (ratio 1.0) in step time.
+alike; medians are shown, with the operations that the compiler counts (of a loop, those of one
+pass) and the memory that the program works in. Expected: lifted within the noise of by hand (ratio
+1.0) in step time.
 """
 
 from __future__ import annotations
@@ -187,10 +189,12 @@ def contenders(lifted: lora.Lifted, shape: Shape) -> dict[str, Gradient]:
 
 @dataclasses.dataclass
 class Times:
-    """Seconds of one contender; `step` over the rounds."""
+    """Seconds of one contender, `step` over the rounds; and what its program takes."""
 
     trace: float
     compile: float
+    flops: float = 0.0  # as the compiler counts them: of a loop, one pass
+    memory: int = 0  # bytes besides arguments and results
     step: list[float] = dataclasses.field(default_factory=list)
 
 
@@ -221,7 +225,10 @@ def build(gradient: Gradient, arguments: tuple[Any, ...]) -> tuple[Any, Times]:
     program = lowered.compile()
     done = time.perf_counter()
     jax.block_until_ready(program(*arguments))
-    return program, Times(trace=traced - start, compile=done - traced)
+    costs: Any = program.cost_analysis()
+    memory: Any = program.memory_analysis()
+    took = Times(traced - start, done - traced, costs["flops"], memory.temp_size_in_bytes)
+    return program, took
 
 
 # ---------------------------------------------------------------------------------------------
@@ -231,12 +238,13 @@ def build(gradient: Gradient, arguments: tuple[Any, ...]) -> tuple[Any, Times]:
 def table(times: Mapping[str, Times]) -> str:
     """A Markdown table, with ratios of the step times to the hand-written model's."""
     reference = statistics.median(times["by hand"].step)
-    rows = ["| | trace s | compile s | step ms | to by hand |", "|---|---|---|---|---|"]
+    head = ("", "trace s", "compile s", "step ms", "to by hand", "GFLOP", "working MiB")
+    rows = [f"| {' | '.join(head)} |".replace("|  |", "| |"), "|---" * len(head) + "|"]
     for name, one in times.items():
         step = statistics.median(one.step)
         rows.append(
             f"| {name} | {one.trace:.2f} | {one.compile:.2f} | {1e3 * step:.1f} "
-            f"| {step / reference:.2f} |"
+            f"| {step / reference:.2f} | {one.flops / 1e9:.1f} | {one.memory / 2**20:.0f} |"
         )
     return "\n".join(rows)
 

@@ -1,7 +1,9 @@
 """Tasks: labelled texts and questions with answers, turned into tokens and batches."""
 
+from lora_jax.data.buckets import bucketed_batches, streamed_batches
 from lora_jax.data.encode import Examples, encode
 from lora_jax.data.encode_text import EncodedPrompts, EncodedTexts, TextEncoder
+from lora_jax.data.lazy_examples import LazyExamples, survey
 from lora_jax.data.loader import count, evaluation_batches, training_batches
 from lora_jax.data.packing import bucket, efficiency, pack, pad
 from lora_jax.data.registry import is_text_task, load_task, load_text_task
@@ -14,6 +16,7 @@ __all__ = [
     "EncodedPrompts",
     "EncodedTexts",
     "Examples",
+    "LazyExamples",
     "Record",
     "Task",
     "TextEncoder",
@@ -21,6 +24,7 @@ __all__ = [
     "TextTask",
     "Turn",
     "bucket",
+    "bucketed_batches",
     "count",
     "docstrings",
     "efficiency",
@@ -32,5 +36,7 @@ __all__ = [
     "load_text_task",
     "pack",
     "pad",
+    "streamed_batches",
+    "survey",
     "training_batches",
 ]

@@ -56,6 +56,10 @@ class TrainingBatches:
         """Moves to a place."""
         self._next = state["next_index"]
 
+    def describe(self) -> str:
+        """Says how long batches are."""
+        return "batches of one length"
+
 
 def training_batches(
     examples: Examples, batch_size: int, *, seed: int, rows: Sequence[int] | None = None

@@ -75,5 +75,14 @@ def spread(records: Sequence[Item], most: int) -> list[Item]:
     >>> spread("abcdef", 3)
     ['a', 'c', 'e']
     """
-    count = min(most or len(records), len(records))
-    return [records[i * len(records) // count] for i in range(count)]
+    return [records[row] for row in spread_rows(len(records), most)]
+
+
+def spread_rows(count: int, most: int) -> list[int]:
+    """Which of so many records `spread` takes.
+
+    >>> spread_rows(6, 3)
+    [0, 2, 4]
+    """
+    some = min(most or count, count)
+    return [i * count // some for i in range(some)]

@@ -41,7 +41,7 @@ from lora_jax.training.sweep import Sweep, make_sweep
 from lora_jax.training.sweep_members import Member, make_members
 from lora_jax.training.sweep_train import MemberRun, SweepResult, train_sweep
 from lora_jax.training.unstack import Unstacked, unstack
-from lora_jax.training.workdir import open_workdir, write_json
+from lora_jax.training.workdir import Resume, check_resume, open_workdir, write_json
 
 __all__ = [
     "FROZEN",
@@ -54,6 +54,7 @@ __all__ = [
     "MemberRun",
     "Optimizer",
     "Result",
+    "Resume",
     "Shardings",
     "Sink",
     "Speed",
@@ -66,6 +67,7 @@ __all__ = [
     "WandB",
     "averaged",
     "check_batch",
+    "check_resume",
     "connect",
     "describe_run",
     "init_state",

@@ -80,8 +80,12 @@ def make_outputs(
     Raises:
       ValueError: the head is to be frozen, and it is adapted.
     """
-    if frozen_head and lifted is not None:
-        _check_frozen_head(base, lifted)
+    adapted = adapted_head(base, lifted)
+    if frozen_head and adapted:
+        raise ValueError(
+            f"frozen_head=True gives the head no gradient, but {', '.join(adapted)} is adapted and "
+            "part of it: use frozen_head=False, or leave it out of the targets"
+        )
     apply = base.apply  # and not `base`, whose params a caller may want to let go of
 
     def outputs(variables: Variables, batch: Batch, rng: jax.Array | None = None) -> Predictions:
@@ -99,15 +103,20 @@ def make_outputs(
     return outputs
 
 
-def _check_frozen_head(base: Pretrained, lifted: Lifted) -> None:
+def adapted_head(base: Pretrained, lifted: Lifted | None) -> list[str]:
+    """Names the adapted weights that the output head is made of; none may be with `frozen_head`.
+
+    Args:
+      base: the pretrained decoder. Where its head is tied, the table of tokens is the head.
+      lifted: its function with an adapter; None for none.
+
+    Returns:
+      Their paths.
+    """
     # A config of several parts does not say; its head is then taken to be tied.
     names = "lm_head|embed" if getattr(base.config, "tied", True) else "lm_head"
-    adapted = [x.path for x in lifted.sites if re.fullmatch(rf"(.*/)?({names})/.*", x.path)]
-    if adapted:
-        raise ValueError(
-            f"frozen_head=True gives the head no gradient, but {', '.join(adapted)} is adapted and "
-            "part of it: use frozen_head=False, or leave it out of the targets"
-        )
+    sites = () if lifted is None else lifted.sites
+    return [site.path for site in sites if re.fullmatch(rf"(.*/)?({names})/.*", site.path)]
 
 
 def next_tokens(batch: Batch) -> tuple[Int[Array, "batch length"], Float[Array, "batch length"]]:

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Sharding
@@ -25,10 +25,9 @@ from lora_jax.training.sinks import Sink, opened
 from lora_jax.training.state import TrainState
 from lora_jax.training.step import StepFn
 from lora_jax.training.watch import OnNonfinite, Watch, count_tokens
-from lora_jax.training.workdir import check_writable, locked
+from lora_jax.training.workdir import Resume, check_resume, check_writable, locked
 
 EvaluateFn = Callable[[PyTree], Mapping[str, float]]
-Resume = Literal["auto", "never", "must"]
 
 
 class Result(NamedTuple):
@@ -198,16 +197,7 @@ def _check_workdir(
 ) -> None:
     if workdir is None:
         return
-    directory = workdir / "checkpoints"
-    # By their names, for Orbax cleans up in a directory that it opens, and here nothing may change.
-    found = [int(path.name) for path in directory.glob("*") if path.name.isdigit()]
-    if resume == "must" and not found:
-        raise ValueError(f"resume = 'must', and {directory} holds no checkpoint")
-    if resume == "never" and found:
-        raise ValueError(
-            f"resume = 'never', and {directory} holds a checkpoint of step {max(found)}: "
-            f"choose another workdir, or remove this one"
-        )
+    check_resume(workdir, resume)
     # A new checkpoint is renamed into place before the oldest is removed.
     check_writable(workdir, checkpoints * sum(x.nbytes for x in jax.tree.leaves(state)))
 

@@ -161,6 +161,22 @@ def gather(values: np.ndarray) -> np.ndarray:
     return values[None] if jax.process_count() == 1 else np.asarray(_gather(values))
 
 
+def gather_parts(mine: np.ndarray, count: int) -> np.ndarray:
+    """Puts together what the processes have found, each of its part of some items.
+
+    Args:
+      mine: of every n-th item, from the number of this process on, if there are n processes.
+      count: of all items.
+
+    Returns:
+      An array [count, *shape], the same in every process.
+    """
+    each = -(-count // jax.process_count())
+    filled = np.zeros((each, *mine.shape[1:]), mine.dtype)
+    filled[: len(mine)] = mine
+    return np.moveaxis(gather(filled), 0, 1).reshape(-1, *mine.shape[1:])[:count]
+
+
 class Vote:
     """A number that all processes agree on, without making any of them wait."""
 

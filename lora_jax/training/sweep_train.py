@@ -15,10 +15,11 @@ from rich.console import Console
 from lora_jax.lifting import Lifted, path_name
 from lora_jax.training.checkpoints import DataIterator
 from lora_jax.training.labels import join
-from lora_jax.training.loop import Resume, train
+from lora_jax.training.loop import train
 from lora_jax.training.metrics import Row
 from lora_jax.training.sweep import Sweep, different_data
 from lora_jax.training.sweep_members import Member
+from lora_jax.training.workdir import Resume
 
 EvaluateMembers = Callable[[PyTree], Mapping[str, Mapping[str, float]]]
 

@@ -9,9 +9,11 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lora_jax.training.identity import Config, as_json, differences
+
+Resume = Literal["auto", "never", "must"]
 
 CONFIG = "config.json"
 LOCK = ".lock"
@@ -45,6 +47,30 @@ def open_workdir(path: str | Path, config: Config, ignore: Sequence[str] = ()) -
     check_writable(directory)
     write_json(directory / CONFIG, config)
     return directory
+
+
+def check_resume(path: str | Path | None, resume: Resume) -> None:
+    """Checks that a run may go on, or begin, before anything is loaded for it.
+
+    Args:
+      path: the directory of the run; `None` for a run without one, which is always new.
+      resume: `auto`, either; `never`, only begin; `must`, only go on.
+
+    Raises:
+      ValueError: it may not.
+    """
+    if path is None:
+        return
+    directory = Path(path) / "checkpoints"
+    # By their names, for Orbax cleans up in a directory that it opens, and here nothing may change.
+    found = [int(path.name) for path in directory.glob("*") if path.name.isdigit()]
+    if resume == "must" and not found:
+        raise ValueError(f"resume = 'must', and {directory} holds no checkpoint")
+    if resume == "never" and found:
+        raise ValueError(
+            f"resume = 'never', and {directory} holds a checkpoint of step {max(found)}: "
+            f"choose another workdir, or remove this one"
+        )
 
 
 @contextlib.contextmanager

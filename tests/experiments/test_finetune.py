@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from experiments import finetune, finetune_text
 from tests.experiments.command import TINY, run, run_until
 
 RUN = [
@@ -128,3 +129,13 @@ def test_pairs_of_sentences_are_read_with_their_scores(minilm_dir, data_dir, mon
     assert "5,749 training, 1,500 test examples" in said
     assert "[CLS] a plane is taking off . [SEP] an air plane is taking off . [SEP] ([PAD])" in said
     assert "its label: 5.0" in said
+
+
+@pytest.mark.parametrize("experiment", [finetune, finetune_text])
+def test_whether_a_run_may_go_on_is_known_before_anything_is_loaded(experiment, tmp_path):
+    config = experiment.defaults()  # names no model: nothing can be loaded
+    with pytest.raises(ValueError, match=r"'must', and .*checkpoints holds no checkpoint"):
+        experiment.main(config, tmp_path, resume="must")
+    (tmp_path / "checkpoints" / "7").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"'never', and .* holds a checkpoint of step 7: choose"):
+        experiment.main(config, tmp_path, resume="never")

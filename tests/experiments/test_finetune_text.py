@@ -6,6 +6,7 @@ import pytest
 
 from configs import stories260k
 from experiments import finetune_text
+from lora_jax.data.split import spread
 from tests.experiments.command import run, run_until
 
 pytestmark = pytest.mark.needs_data
@@ -128,6 +129,6 @@ def test_what_cannot_be_done_is_refused_before_anything_is_written(
 
 
 def test_records_are_spread_over_a_file_that_may_be_sorted():
-    assert finetune_text.spread(list(range(10)), 4) == [0, 2, 5, 7]
-    assert finetune_text.spread(list(range(3)), 0) == [0, 1, 2]
-    assert finetune_text.spread(list(range(3)), 9) == [0, 1, 2]
+    assert spread(list(range(10)), 4) == [0, 2, 5, 7]
+    assert spread(list(range(3)), 0) == [0, 1, 2]
+    assert spread(list(range(3)), 9) == [0, 1, 2]

@@ -7,6 +7,7 @@ import time
 import pytest
 from ml_collections import ConfigDict
 
+from configs.plan_gpt3_175b import get_config
 from experiments import plan, target_modules
 from experiments.plan_report import StepPlan, summary
 from lora_jax.analysis.memory import Memory
@@ -158,6 +159,18 @@ def test_a_weight_in_four_bits_counts_as_one(config):
     exact = count(config)
     config.model.quantize = "nf4"
     assert count(config) == exact
+
+
+@pytest.mark.parametrize(("rank", "published"), [(1, 4.7e6), (4, 18.9e6)])
+def test_gpt_3_has_as_many_parameters_as_published(rank, published):
+    """Hu et al., arXiv 2106.09685, table 4."""
+    config = get_config()
+    config.method.rank = rank
+    found = plan.describe_run(config, plan.describe_base(config.model))
+    trained = plan.count(found.variables, found.labels, trains=True)
+    assert trained == rank * 2 * 96 * (12288 + 12288)
+    assert trained == pytest.approx(published, rel=0.005)
+    assert plan.count(found.variables, found.labels, trains=False) == pytest.approx(175e9, rel=0.01)
 
 
 def count(config):

@@ -19,12 +19,12 @@ SMALL = {
 
 def test_medians_are_shown_with_their_ratio_to_the_model_by_hand():
     times = {
-        "by hand": bench_lift.Times(trace=0.5, compile=2.0, step=[0.1, 0.3, 0.2]),
-        "lifted": bench_lift.Times(trace=0.75, compile=2.5, step=[9.0, 0.25, 0.25]),
+        "by hand": bench_lift.Times(0.5, 2.0, 3e9, 5 << 20, [0.1, 0.3, 0.2]),
+        "lifted": bench_lift.Times(0.75, 2.5, 4e9, 6 << 20, [9.0, 0.25, 0.25]),
     }
     assert bench_lift.table(times).splitlines()[2:] == [
-        "| by hand | 0.50 | 2.00 | 200.0 | 1.00 |",
-        "| lifted | 0.75 | 2.50 | 250.0 | 1.25 |",
+        "| by hand | 0.50 | 2.00 | 200.0 | 1.00 | 3.0 | 5 |",
+        "| lifted | 0.75 | 2.50 | 250.0 | 1.25 | 4.0 | 6 |",
     ]
 
 

@@ -23,6 +23,7 @@ import lora_jax as lora
 from lora_jax import hub, training
 from lora_jax.data import training_batches
 from lora_jax.training.classifier import init_variables, loss, make_outputs
+from lora_jax.training.processes import gather_parts
 
 BERT = Path(__file__).parent.parent / "fixtures" / "bert"
 ROWS, LENGTH = 8, 10
@@ -56,6 +57,9 @@ def run(options):
         if options.lacks_data == jax.process_index():
             raise FileNotFoundError("train.jsonl is not there")
         data = examples()
+    sizes = data["mask"].sum(axis=1)
+    mine = sizes[jax.process_index() :: jax.process_count()]
+    assert (gather_parts(mine, len(sizes)) == sizes).all()
     base = hub.load_model(BERT, mesh=mesh)
     rows = training.process_rows(mesh, ROWS)
     batches = training_batches(data, ROWS, seed=0, rows=rows)

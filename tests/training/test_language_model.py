@@ -76,6 +76,18 @@ def test_a_packed_batch_has_the_loss_and_the_gradient_of_its_documents(name):
         np.testing.assert_allclose(x, y, rtol=2e-4, atol=2e-6)
 
 
+def test_a_batch_cut_to_its_bucket_has_the_loss_and_the_gradient_of_its_whole_rows():
+    base, lifted, variables = adapted("gpt2")
+    run = gradient_of(make_outputs(base, lifted, chunk=16), variables)
+    whole = pad([d for d in documents() if len(d["ids"]) < 8], LENGTH)
+    (found, metrics), gradient = run({name: values[:, :8] for name, values in whole.items()})
+    (wanted, wanted_metrics), wanted_gradient = run(whole)
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+    assert metrics["weight"] == wanted_metrics["weight"]
+    for x, y in zip(jax.tree.leaves(gradient), jax.tree.leaves(wanted_gradient), strict=True):
+        np.testing.assert_allclose(x, y, rtol=2e-4, atol=2e-6)
+
+
 def test_the_loss_is_the_mean_over_trained_tokens_written_out():
     base, lifted, variables = adapted("gpt2")
     outputs = make_outputs(base, lifted, chunk=16)

@@ -1,6 +1,7 @@
 """A run on a mesh: everything in its place, and the numbers of one device."""
 
 import functools
+import itertools
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from lora_jax.training import classifier, language_model
 from tests.lifting import programs
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
-STEPS, ROWS, LENGTH, VOCABULARY = 20, 8, 12, 40
+STEPS, ROWS, LENGTH, VOCABULARY = 20, 16, 12, 40
 TARGETS = ("q_proj", "o_proj", "fc2")
 MESHES = {
     "data": {"data": 8},
@@ -107,27 +108,49 @@ def alone(name, make_batch, quantize=None):
     return losses
 
 
-@pytest.mark.parametrize("mesh", MESHES)
-@pytest.mark.parametrize(("name", "make_batch"), [("bert", classified), ("llama", packed)])
-def test_the_mesh_changes_the_layout_and_not_the_losses(name, make_batch, mesh):
-    losses = train(name, make_batch, MESHES[mesh])
-    np.testing.assert_allclose(losses, alone(name, make_batch), rtol=1e-5)
+def settings():
+    """Eight of the 64 combinations of a mesh and four settings: an orthogonal array.
+
+    With x, y and z of 0 and 1 the mesh is number 2x + y, and the settings are z, x + z, y + z and
+    x + y + z modulo 2. So any two of the five columns hold every pair of their values, and packing,
+    accumulation and remat all eight combinations.
+    """
+    for x, y, z in itertools.product((0, 1), repeat=3):
+        yield {
+            "mesh": list(MESHES)[2 * x + y],
+            "make_batch": (padded, packed)[z],
+            "micro_batches": (1, 2)[(x + z) % 2],
+            "remat": ("none", "full")[(y + z) % 2],
+            "scan": (True, False)[(x + y + z) % 2],
+        }
 
 
-@pytest.mark.parametrize("make_batch", [padded, packed])
+def test_the_settings_that_are_tried_hold_every_pair_and_all_of_three():
+    tried = list(settings())
+    for pair in itertools.combinations(tried[0], 2):
+        values = [{one[name] for one in tried} for name in pair]
+        assert {tuple(one[name] for name in pair) for one in tried} == set(
+            itertools.product(*values)
+        )
+    three = ("make_batch", "micro_batches", "remat")
+    assert len({tuple(one[name] for name in three) for one in tried}) == 8
+    assert {one["mesh"] for one in tried} == MESHES.keys()
+
+
 @pytest.mark.parametrize(
     "options",
-    [
-        {"remat": "full"},
-        {"scan": False},
-        {"micro_batches": 2},
-        {"micro_batches": 2, "remat": "full"},
-    ],
-    ids=str,
+    settings(),
+    ids=lambda o: "-".join(getattr(x, "__name__", str(x)) for x in o.values()),
 )
-def test_nor_do_packing_remat_and_accumulation_on_a_mesh(make_batch, options):
-    losses = train("llama", make_batch, MESHES["mixed"], **options)
+def test_mesh_packing_accumulation_remat_and_scan_change_no_loss(options):
+    mesh, make_batch = options.pop("mesh"), options.pop("make_batch")
+    losses = train("llama", make_batch, MESHES[mesh], **options)
     np.testing.assert_allclose(losses, alone("llama", make_batch), rtol=1e-5)
+
+
+def test_nor_does_a_mesh_change_those_of_an_encoder():
+    losses = train("bert", classified, MESHES["mixed"])
+    np.testing.assert_allclose(losses, alone("bert", classified), rtol=1e-5)
 
 
 def test_experts_are_split_and_train_as_on_one_device():

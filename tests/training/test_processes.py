@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -85,29 +84,15 @@ def alone(tmp_path_factory):
     return numbers(workdir)
 
 
-@pytest.fixture(scope="module")
-def half(tmp_path_factory):
-    """The first half of the same run, made and saved by two processes."""
-    workdir = tmp_path_factory.mktemp("half")
-    run(2, workdir, 3, "--fsdp", 2)
-    return workdir
-
-
 @pytest.mark.slow
-def test_two_processes_train_the_curve_of_one(alone, half):
-    steps = [row for row in numbers(half) if "loss" in row]
-    assert_same_curve(steps, [row for row in alone[:3] if "loss" in row])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("processes", "fsdp"), [(1, 1), (2, 1), (4, 2)])
-def test_what_two_saved_is_resumed_by_any_number(processes, fsdp, alone, half, tmp_path):
-    workdir = tmp_path / "run"
-    shutil.copytree(half, workdir)
-    run(processes, workdir, 6, "--fsdp", fsdp)
-    found = numbers(workdir)
-    assert [row["step"] for row in found] == [1, 2, 3, 3, 4, 5, 6, 6]
-    assert_same_curve(found[4:], alone[3:])
+def test_four_processes_then_two_then_four_train_the_curve_of_one(alone, tmp_path):
+    """Each goes on, on a mesh of its own, from what those before it saved."""
+    for processes, fsdp, last in [(4, 2, 2), (2, 1, 4), (4, 4, 6)]:
+        run(processes, tmp_path, last, "--fsdp", fsdp)
+    found = numbers(tmp_path)
+    assert [row["step"] for row in found] == [1, 2, 2, 3, 4, 4, 5, 6, 6]
+    steps = [row for row in found if "loss" in row]
+    assert_same_curve([*steps, found[-1]], alone)
 
 
 @pytest.mark.slow

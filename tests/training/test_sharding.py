@@ -52,7 +52,7 @@ def variables(lifted):
     return {"params": params(), "adapter": lifted.init(jax.random.key(1), params())}
 
 
-def train(mesh=None, steps=20):
+def train(mesh=None, steps=20, **config):
     """Trains the lifted model, and returns its losses, its state and its shardings."""
     lifted = lift()
 
@@ -62,7 +62,8 @@ def train(mesh=None, steps=20):
 
     tree = variables(lifted)
     labels = training.label(tree, [("adapter/.*", "adapter"), ("params/.*", None)])
-    optimizer = training.make_optimizer({"learning_rate": 1e-2, "warmup": 0}, labels, steps)
+    config = {"learning_rate": 1e-2, "warmup": 0, **config}
+    optimizer = training.make_optimizer(config, labels, steps)
     shardings = None
     if mesh:
         placed = variable_shardings(mesh, tree, RULES, lifted.sites)
@@ -181,18 +182,26 @@ def test_rules_that_do_not_fit_the_arrays_are_refused(rules, message):
         variable_shardings(mesh, variables(lift()), rules)
 
 
+FACTORED = {"name": "adafactor", "options": {"min_dim_size_to_factor": 2}, "ema": 0.9}
+
+
+# Muon looks at whole matrices, and Adafactor at their rows and columns, wherever their parts lie.
 @pytest.mark.parametrize(
-    "config",
+    ("optimizer", "config"),
     [
-        {"data": 8},
-        {"data": 1, "fsdp": 8},
-        {"data": 1, "tensor": 8},
-        {"data": 2, "fsdp": 2, "tensor": 2},
+        ({}, {"data": 8}),
+        ({"name": "muon"}, {"data": 2, "fsdp": 2, "tensor": 2}),
+        ({"name": "muon", "options": {"consistent_rms": 0.2}}, {"data": 1, "fsdp": 4, "tensor": 2}),
+        (FACTORED, {"data": 2, "fsdp": 2, "tensor": 2}),
+        (FACTORED, {"data": 1, "fsdp": 8}),
+        ({"name": "lion"}, {"data": 1, "tensor": 8}),
+        ({"name": "sgd"}, {"data": 2, "fsdp": 4}),
     ],
+    ids=str,
 )
-def test_the_mesh_changes_the_layout_and_not_the_numbers(config):
-    alone, _, _ = train()
-    losses, state, shardings = train(make_mesh(config))
+def test_the_mesh_changes_the_layout_and_not_the_numbers(optimizer, config):
+    alone, _, _ = train(**optimizer)
+    losses, state, shardings = train(make_mesh(config), **optimizer)
     np.testing.assert_allclose(losses, alone, rtol=1e-5)
     assert losses[-1] < losses[0]
     moments = jax.tree.leaves(state.opt_state)
@@ -201,31 +210,25 @@ def test_the_mesh_changes_the_layout_and_not_the_numbers(config):
         assert x.sharding.is_equivalent_to(where, x.ndim)
 
 
-def test_sums_over_rows_and_columns_are_on_every_device():
-    lifted, mesh = lift(), make_mesh({"data": 1, "fsdp": 4, "tensor": 2})
-    tree = variables(lifted)
-    labels = training.label(tree, [("adapter/.*", "adapter"), ("params/.*", None)])
-    config = {"name": "adafactor", "options": {"min_dim_size_to_factor": 2}, "ema": 0.9}
-    optimizer = training.make_optimizer(config, labels, 5)
-    placed = variable_shardings(mesh, tree, RULES, lifted.sites)
-    state, _ = training.init_state(tree, labels, optimizer, jax.random.key(2))
-    shardings = training.step_shardings(mesh, placed, labels, optimizer, state)
-    state = jax.device_put(state, shardings.state)
+def test_sums_over_rows_and_columns_are_on_every_device_and_the_average_is_split():
+    _, state, _ = train(make_mesh({"data": 1, "fsdp": 4, "tensor": 2}), steps=1, **FACTORED)
     sums, average = (
         [x for path, x in jax.tree.leaves_with_path(state.opt_state) if name in str(path)]
         for name in ("v_row", ".average")
     )
-    assert all(x.ndim == 2 for x in sums)
-    assert all(x.sharding.is_fully_replicated for x in sums)
+    assert sums
+    assert all(x.ndim == 2 and x.sharding.is_fully_replicated for x in sums)
+    assert average
     assert all(not x.sharding.is_fully_replicated for x in average)
 
 
-def test_moments_live_where_their_factors_do():
-    _, state, _ = train(make_mesh({"data": 1, "fsdp": 4, "tensor": 2}), steps=1)
+@pytest.mark.parametrize(("name", "count"), [("adamw", 2), ("muon", 1), ("lion", 1)])
+def test_moments_live_where_their_factors_do(name, count):
+    _, state, _ = train(make_mesh({"data": 1, "fsdp": 4, "tensor": 2}), steps=1, name=name)
     up = state.trainable["adapter"]["layers/up/kernel"]
     assert up["a"].addressable_shards[0].data.shape == (LAYERS, DIM // 4, RANK)
     shards = [x.addressable_shards[0].data.shape for x in jax.tree.leaves(state.opt_state)]
-    assert shards.count((LAYERS, DIM // 4, RANK)) == 2
+    assert shards.count((LAYERS, DIM // 4, RANK)) == count
 
 
 def test_a_sharded_state_is_restored_into_its_shardings(tmp_path):
