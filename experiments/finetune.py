@@ -98,7 +98,7 @@ def main(
     sinks = make_sinks(config, tensorboard, wandb)
 
     mesh = training.make_mesh(config.mesh)
-    rows = training.process_rows(mesh, config.batch_size)
+    rows = training.process_rows(mesh, config.batch_size, config.micro_batches)
     training.check_batch(mesh, "evaluation_batch_size", config.evaluation_batch_size)
 
     # ---- The task and the frozen base

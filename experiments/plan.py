@@ -72,7 +72,8 @@ def main(
     sizes = dict(config.get("mesh", {"data": -1}))
     pretend(devices or math.prod(size for size in sizes.values() if size > 0))
     mesh = training.make_mesh(sizes)
-    training.check_batch(mesh, "batch_size", config.batch_size)
+    parts = config.get("micro_batches", 1)
+    training.check_batch(mesh, "batch_size", config.batch_size, parts)
 
     # ---- Shapes of what trains, and of what is frozen
     base = describe_base(config.model)
@@ -82,7 +83,6 @@ def main(
     rules, sites = models.partition_rules(base.config), run.lifted.sites if run.lifted else ()
     placed = training.variable_shardings(mesh, run.variables, rules, sites)
     shardings = training.step_shardings(mesh, placed, run.labels, run.optimizer, state)
-    parts = config.get("micro_batches", 1)
     step: Any = training.make_step(run.loss, run.optimizer, shardings, parts)
 
     # ---- Compilation, and what it tells

@@ -5,7 +5,7 @@ from lora_jax.data.encode import Examples, encode
 from lora_jax.data.encode_text import EncodedPrompts, EncodedTexts, TextEncoder
 from lora_jax.data.lazy_examples import LazyExamples, survey
 from lora_jax.data.loader import count, evaluation_batches, training_batches
-from lora_jax.data.packing import bucket, efficiency, pack, pad
+from lora_jax.data.packing import efficiency, pack, pad
 from lora_jax.data.registry import is_text_task, load_task, load_text_task
 from lora_jax.data.task import Record, Task
 from lora_jax.data.tasks.docstrings import docstrings
@@ -23,7 +23,6 @@ __all__ = [
     "TextRecord",
     "TextTask",
     "Turn",
-    "bucket",
     "bucketed_batches",
     "count",
     "docstrings",

@@ -74,35 +74,6 @@ def pack(
     return _fill([[examples[index] for index in row] for row in rows], length, pad_id)
 
 
-def bucket(
-    examples: Sequence[Example], lengths: Sequence[int], *, too_long: str = "raise", pad_id: int = 0
-) -> dict[int, Rows]:
-    """Sorts examples into buckets, each padded to the shortest of some lengths that it fits into.
-
-    A step is compiled once for each length, and little is padding without packing.
-
-    Args:
-      examples: as in `pad`.
-      lengths: tokens of the rows of each bucket.
-      too_long: what becomes of examples that fit into no bucket, as in `pad`.
-      pad_id: as in `pad`.
-
-    Returns:
-      length -> rows in the order of the examples, without buckets that stay empty.
-
-    Raises:
-      ValueError: no length, or as in `pad`.
-    """
-    if not lengths:
-        raise ValueError("there are no lengths to sort examples by")
-    lengths = sorted(lengths)
-    examples = _fit(examples, lengths[-1], too_long)
-    found: dict[int, list[Example]] = {length: [] for length in lengths}
-    for example in examples:
-        found[lengths[bisect.bisect_left(lengths, len(example["ids"]))]].append(example)
-    return {length: pad(those, length, pad_id=pad_id) for length, those in found.items() if those}
-
-
 def efficiency(rows: Rows) -> float:
     """The share of places that hold a real token, in (0, 1].
 

@@ -125,35 +125,39 @@ def on_mesh(mesh: Mesh, outputs: Callable[..., PyTree]) -> Callable[[PyTree, PyT
     return apply
 
 
-def process_rows(mesh: Mesh, batch_size: int) -> list[int]:
+def process_rows(mesh: Mesh, batch_size: int, micro_batches: int = 1) -> list[int]:
     """Says which rows of each batch this process has to read.
 
     Args:
       mesh: its axes `data` and `fsdp` split the batch.
       batch_size: rows of the whole batch.
+      micro_batches: parts of a batch, as `make_step` takes them.
 
     Returns:
       The numbers of the rows, in order.
 
     Raises:
-      ValueError: the mesh does not divide the batch.
+      ValueError: the mesh does not divide the batch, or the parts of it.
     """
-    check_batch(mesh, "batch_size", batch_size)
+    check_batch(mesh, "batch_size", batch_size, micro_batches)
     sharding = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
     indices = sharding.addressable_devices_indices_map((batch_size,)).values()
     return np.unique([np.arange(batch_size)[index] for index in indices]).tolist()
 
 
-def check_batch(mesh: Mesh, name: str, size: int) -> None:
+def check_batch(mesh: Mesh, name: str, size: int, micro_batches: int = 1) -> None:
     """Checks that the devices share the rows of a batch evenly.
 
     Raises:
       ValueError: they do not; the nearest sizes that would do are named.
     """
-    parts = math.prod(mesh.shape[axis] for axis in ("data", "fsdp"))
+    if micro_batches < 1:
+        raise ValueError(f"micro_batches = {micro_batches}: at least 1 is needed")
+    parts = micro_batches * math.prod(mesh.shape[axis] for axis in ("data", "fsdp"))
     if size < 1 or size % parts:
         below = size // parts * parts
         fits = f"{below} or {below + parts}" if below > 0 else f"{parts}"
+        times = "micro_batches x " if micro_batches > 1 else ""
         raise ValueError(
-            f"{name} = {size} does not divide by mesh data x fsdp = {parts}; {fits} would"
+            f"{name} = {size} does not divide by {times}mesh data x fsdp = {parts}; {fits} would"
         )

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_jax.data import bucket, efficiency, pack, pad
+from lora_jax.data import efficiency, pack, pad
 
 
 def examples(sizes):
@@ -107,17 +107,6 @@ def test_dropping_says_what_is_lost_and_keeps_the_others(make):
         make(examples([7]), 4, too_long="drop")
 
 
-@given(st.lists(st.integers(1, 16), min_size=1, max_size=20))
-def test_each_example_lies_in_the_shortest_bucket_that_holds_it(sizes):
-    given = examples(sizes)
-    found = bucket(given, [16, 4, 8])
-    together = [example for rows in found.values() for example in unpacked(rows)]
-    assert by_first_token(together) == by_first_token(given)
-    for length, rows in found.items():
-        assert rows["ids"].shape[1] == length
-        assert ((rows["segments"] != 0).sum(axis=1) > length // 2 * (length > 4)).all()
-
-
 @pytest.mark.parametrize(
     ("given", "options", "message"),
     [
@@ -132,8 +121,6 @@ def test_what_cannot_be_packed_is_refused(given, options, message):
     for make in (pad, pack):
         with pytest.raises(ValueError, match=message):
             make(given, **{"length": 4, **options})
-    with pytest.raises(ValueError, match="no lengths"):
-        bucket(examples([2]), [])
 
 
 def test_nothing_is_said_where_everything_fits():

@@ -13,7 +13,8 @@ from lora_jax.data.lazy_records import LazyRecords
 
 pytestmark = pytest.mark.needs_data
 
-WORDS = "once upon a time there was a little dog that loved to play in the big park".split()
+STORY = "once upon a time there was a little dog that loved to play in the big park"
+WORDS = STORY.split()
 
 
 @pytest.fixture

@@ -259,6 +259,18 @@ def test_a_batch_that_the_devices_cannot_share_is_refused(size, message):
         training.process_rows(training.make_mesh({"data": 4, "fsdp": 2}), size)
 
 
+@pytest.mark.parametrize(
+    ("size", "parts", "message"),
+    [
+        (24, 2, r"batch_size = 24 does not divide by micro_batches x mesh .* = 16; 16 or 32 would"),
+        (24, 0, "micro_batches = 0: at least 1"),
+    ],
+)
+def test_nor_may_a_batch_have_parts_that_they_cannot_share(size, parts, message):
+    with pytest.raises(ValueError, match=message):
+        training.process_rows(training.make_mesh({"data": 4, "fsdp": 2}), size, parts)
+
+
 def test_a_model_that_the_mesh_does_not_divide_is_refused_before_it_is_read():
     mesh = training.make_mesh({"data": 1, "tensor": 3}, jax.devices()[:3])
     with pytest.raises(
