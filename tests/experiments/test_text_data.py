@@ -36,7 +36,7 @@ def config(data_dir, monkeypatch, tmp_path):
     config.encoding.update(length=48, bad_rows="skip")
     config.packing = False
     config.buckets = (16, 32)
-    config.batch_size = 4
+    config.batch_size = config.evaluation_batch_size = 8
     return config
 
 
@@ -48,7 +48,7 @@ def batches(config, base, rows, count=12):
 
 def test_streamed_batches_are_those_of_a_set_in_memory(config, tmp_path, monkeypatch):
     base = hub.load_model(config.model.path)
-    expected, whole = batches(config, base, range(4))
+    expected, whole = batches(config, base, range(8))
     assert len({batch["ids"].shape for batch in expected}) == 3
     config.update(stream=True, cache=str(tmp_path / "cache"))
     text_data.prepare(config)
@@ -79,7 +79,7 @@ def test_streamed_batches_are_those_of_a_set_in_memory(config, tmp_path, monkeyp
 
 
 def test_a_streamed_run_trains_with_a_step_for_each_length(config, tmp_path):
-    config.update(stream=True, steps=6, train_examples=20, evaluation_batch_size=4)
+    config.update(stream=True, steps=6, train_examples=20)
     with config.task.options.unlocked():
         config.task.options.metrics = ()
     config.model.scan = True

@@ -24,8 +24,12 @@ TINY = T5Config(dim=8, heads=3, layers=2, buckets=8, farthest=9)
 
 
 def run(model, params, *inputs, outputs="logits", **named):
-    apply = functools.partial(model.apply, outputs=outputs)
-    return jax.jit(apply, compiler_options=QUICK)(params, *inputs, **named)
+    return compiled(model.apply, outputs)(params, *inputs, **named)
+
+
+@functools.cache
+def compiled(apply, outputs):
+    return jax.jit(functools.partial(apply, outputs=outputs), compiler_options=QUICK)
 
 
 @pytest.fixture(scope="module")
