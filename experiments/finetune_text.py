@@ -51,6 +51,7 @@ def defaults() -> ConfigDict:
     config.task.options = ConfigDict()
     config.model = ConfigDict({"name": "", "path": "", "sha256": ""})
     config.model.update(dtype="float32", scan=False, remat="none")
+    config.model.attention = "plain"  # "auto": cuDNN's flash attention where it can be
     config.encoding = ConfigDict({"length": 512, "template": "plain", "separator": "\n"})
     config.encoding.update(instruction="", end="", train_on="turns", truncate="none")
     config.encoding.bad_rows = "raise"
@@ -208,6 +209,8 @@ def check(config: ConfigDict, workdir: Path | None, resume: training.Resume) -> 
 
 def load_base(config: ConfigDict, mesh: jax.sharding.Mesh) -> hub.Pretrained:
     """Reads the frozen decoder."""
+    how = config.model.attention
+    chosen = {} if how == "plain" else {"attention": how}  # of which not every family has a choice
     return hub.load_model(
         config.model.path,
         dtype=config.model.dtype,
@@ -215,6 +218,7 @@ def load_base(config: ConfigDict, mesh: jax.sharding.Mesh) -> hub.Pretrained:
         scan=config.model.scan,
         remat=config.model.remat,
         mesh=mesh,
+        **chosen,
     )
 
 
