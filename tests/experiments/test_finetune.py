@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from configs.finetune import get_config
 from experiments import finetune, finetune_text
 from tests.experiments.command import TINY, run, run_until
 
@@ -93,23 +94,14 @@ def test_the_plan_is_printed_and_nothing_is_written(minilm_dir, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--config.train=lroa", "nearest: lora"),
-        ("--config.targets='q_proj','o_prjo'", "o_proj"),
-        ("--config.optimizer.name=adamv", "adamw"),
-        (
-            "--config.optimizer.warmpu=3",
-            "error: the config lacks a field 'warmpu'; nearest: 'warmup'\n",
-        ),
+        ("--config.on_nonfinite=stp", "error: on_nonfinite = 'stp'; nearest: stop"),
         (
             "--config.optimizr.warmup=3",
             "error: the config lacks a field 'optimizr'; nearest: 'optimizer'\n",
         ),
-        ("--config.on_nonfinite=stp", "nearest: stop"),
-        ("--config.best.metric=acuracy", "nearest: accuracy"),
     ],
 )
 def test_a_mistake_is_explained_in_one_line_and_nothing_is_written(
@@ -118,6 +110,29 @@ def test_a_mistake_is_explained_in_one_line_and_nothing_is_written(
     said = run("finetune", *RUN, f"--workdir={tmp_path / 'run'}", flag, succeeds=False)
     assert message in said
     assert "Traceback" not in said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"train": "lroa"}, "nearest: lora"),
+        ({"buckets": (4, 64)}, r"buckets of \[64\] tokens: they have from 1 to 8"),
+        ({"micro_batches": 3}, "batch_size = 8 does not divide by micro_batches x mesh"),
+        ({"best.metric": "acuracy"}, "nearest: accuracy"),
+        ({"targets": ("q_proj", "o_prjo")}, "o_proj"),
+        ({"optimizer.name": "adamv"}, "adamw"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_is_written(
+    settings, message, minilm_dir, tmp_path
+):
+    config = get_config()
+    config.task.options.update(train_per_topic=4, test_per_topic=2)
+    config.update(length=8, batch_size=8, evaluation_batch_size=24)
+    config.update_from_flattened_dict(settings)
+    with pytest.raises(ValueError, match=message):
+        finetune.main(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
