@@ -75,7 +75,8 @@ class BucketedBatches:
                 f"an example has {np.max(sizes)} tokens, and the longest bucket {self._lengths[-1]}"
             )
         self._read, self._sizes, self._seed = read, np.asarray(sizes), seed
-        self._batch_size, self._next, self._planned = batch_size, 0, (0, self._plan(0))
+        self._batch_size, self._next = batch_size, 0
+        self._planned = 0, self._plan(0)
 
     def __iter__(self) -> BucketedBatches:
         return self

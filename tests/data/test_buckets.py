@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora_jax.data import LazyExamples, bucketed_batches, pad, streamed_batches
@@ -73,6 +73,7 @@ def test_it_says_how_much_is_filled():
     assert stream.describe() == said
 
 
+@settings(max_examples=40)
 @given(SIZES, st.integers(0, 12), st.integers(1, 5))
 def test_a_stream_goes_on_anywhere_and_with_any_number_of_processes(sizes, place, share):
     whole = take(bucketed_batches(rows(sizes), [4, 8], 6, seed=1), place + 4)
@@ -114,6 +115,7 @@ class Encoded:
         self.examples = examples
 
 
+@pytest.mark.usefixtures("without_type_checks")
 def test_a_stream_reads_what_its_rows_need_and_makes_the_batches_of_what_is_in_memory():
     sizes = [3, 9, 4, 16, 7, 2, 5, 5]
     whole = bucketed_batches(rows(sizes), [4, 8], 4, seed=2)
@@ -129,6 +131,7 @@ def test_a_stream_reads_what_its_rows_need_and_makes_the_batches_of_what_is_in_m
         assert encoder.read[before:] == expected["ids"][1:3, 0].tolist()
 
 
+@pytest.mark.usefixtures("without_type_checks")
 def test_what_a_survey_left_out_is_no_example():
     encoder = Encoder()
     lazy = LazyExamples(encoder, examples([3, 9, 4]), [0, 1, 2], np.array([3, 0, 4]))

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora_jax.data import evaluation_batches, training_batches
@@ -38,6 +38,7 @@ def test_the_arrays_of_a_row_stay_together():
         assert batch["ids"].shape == (4, 2)
 
 
+@settings(max_examples=20)  # Grain takes a second for a few
 @given(st.integers(1, 9), st.integers(1, 5), st.integers(0, 12), st.integers(0, 3))
 def test_a_resumed_stream_goes_on_as_if_never_stopped(count, batch_size, place, seed):
     whole = rows(training_batches(examples(count), batch_size, seed=seed), place + 3)
@@ -49,6 +50,7 @@ def test_a_resumed_stream_goes_on_as_if_never_stopped(count, batch_size, place, 
     assert rows(resumed, 3) == whole[place:]
 
 
+@settings(max_examples=20)
 @given(st.integers(1, 9), st.sampled_from([1, 2, 3, 6]), st.integers(0, 3))
 def test_processes_read_the_same_batches_however_many_they_are(count, processes, seed):
     whole = rows(training_batches(examples(count), 6, seed=seed), 4)
