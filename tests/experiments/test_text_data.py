@@ -35,7 +35,7 @@ def config(data_dir, monkeypatch, tmp_path):
     config.model.path = stories260k.find()
     config.encoding.update(length=48, bad_rows="skip")
     config.packing = False
-    config.buckets = (16, 32)
+    config.buckets = (12, 20)
     config.batch_size = config.evaluation_batch_size = 8
     return config
 
@@ -74,17 +74,21 @@ def test_streamed_batches_are_those_of_a_set_in_memory(config, tmp_path, monkeyp
     sizes[7] = 0
     monkeypatch.setattr(text_data, "gather_parts", lambda mine, count: sizes)
     config.update(buckets=())
-    next(text_data.training_set(config, texts, [1, 3]).batches)
+    stream = text_data.training_set(config, texts, [1, 3])
+    read.clear()  # of what the checks of types looked at
+    next(stream.batches)
     assert len(read) == 2
+    said = text_data.describe(config, texts, stream)
+    assert "streamed; of its 40 records, 40 are described here:" in said
+    assert "batches by the tokens of their rows: 4 of 48" in said
 
 
 def test_a_streamed_run_trains_with_a_step_for_each_length(config, tmp_path):
-    config.update(stream=True, steps=6, train_examples=20)
+    config.update(stream=True, buckets=(20,), steps=6, train_examples=20)
     with config.task.options.unlocked():
         config.task.options.metrics = ()
     config.model.scan = True
     config.optimizer.learning_rate = 5e-3
-    finetune_text.main(config, None)
     finetune_text.main(config, tmp_path / "run")
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
