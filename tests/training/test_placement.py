@@ -139,10 +139,11 @@ def test_the_settings_that_are_tried_hold_every_pair_and_all_of_three():
 
 @pytest.mark.parametrize(
     "options",
-    settings(),
+    list(settings()),
     ids=lambda o: "-".join(getattr(x, "__name__", str(x)) for x in o.values()),
 )
 def test_mesh_packing_accumulation_remat_and_scan_change_no_loss(options):
+    options = dict(options)
     mesh, make_batch = options.pop("mesh"), options.pop("make_batch")
     losses = train("llama", make_batch, MESHES[mesh], **options)
     np.testing.assert_allclose(losses, alone("llama", make_batch), rtol=1e-5)
