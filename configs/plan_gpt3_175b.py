@@ -2,14 +2,14 @@
 
     python -m experiments.plan --config=configs/plan_gpt3_175b.py
 
-prints, in 19 s of processor time and 0.7 GB of memory on two quiet CPU cores,
+prints, in 17 s of processor time and 0.7 GB of memory on two busy CPU cores,
 
     gpt3-175B, lora: 64 x 2,048 tokens a step, on 64 devices (data=1 x fsdp=64 x tensor=1)
     parameters: 18,874,368 trainable (18.9 M), 174,604,259,328 frozen
     checkpoint: 226.5 MB with the optimiser's state; the adapter alone 75.5 MB
-    matrix products: 1.272e+17 FLOP a step, 1.987e+15 on each device (100% of which no other device
+    matrix products: 1.270e+17 FLOP a step, 1.984e+15 on each device (100% of which no other device
     does too)
-    compiled in 8.0 s
+    compiled in 28.7 s
 
     Memory of each device
 
@@ -19,10 +19,10 @@ prints, in 19 s of processor time and 0.7 GB of memory on two quiet CPU cores,
      trained                    38.3 MB
      optimiser                  76.7 MB
      batch                      24.6 kB
-     temporaries                29.8 GB
+     temporaries                29.9 GB
      · gradients                38.3 MB
-     · kept by scanned layers    4.8 GB
-     peak                       35.4 GB
+     · kept by scanned layers    4.9 GB
+     peak                       35.5 GB
 
     Exact: frozen, trained, optimiser, batch. Temporaries are laid out by the compiler for CPU; an
     accelerator keeps bfloat16 narrow and fuses more, so it should need less.
@@ -31,7 +31,7 @@ prints, in 19 s of processor time and 0.7 GB of memory on two quiet CPU cores,
 
      kind         calls      bytes       sent
      ────────────────────────────────────────
-     all-gather   1,738   705.7 GB   694.7 GB
+     all-gather   1,734   700.8 GB   689.9 GB
      all-reduce     393    75.5 MB   148.6 MB
      all-to-all       2   100.7 MB    99.1 MB
 
@@ -42,12 +42,12 @@ prints, in 19 s of processor time and 0.7 GB of memory on two quiet CPU cores,
 
      chip   compute     memory   interconnect   all at once   in turn   bound by   memory used
      ─────────────────────────────────────────────────────────────────────────────────────────
-     v5e    10.09 s     2.92 s         3.47 s       10.09 s   16.48 s   compute           222%
-     v5p     4.33 s   865.7 ms         1.16 s        4.33 s    6.35 s   compute            37%
-     v6e     2.16 s     1.46 s         1.55 s        2.16 s    5.18 s   compute           111%
-     A100    6.37 s     1.17 s         3.47 s        6.37 s   11.02 s   compute            44%
-     H100    2.01 s   714.5 ms         1.74 s        2.01 s    4.46 s   compute            44%
-     H200    2.01 s   498.7 ms         1.74 s        2.01 s    4.24 s   compute            25%
+     v5e    10.07 s     2.92 s         3.45 s       10.07 s   16.44 s   compute           222%
+     v5p     4.32 s   863.7 ms         1.15 s        4.32 s    6.34 s   compute            37%
+     v6e     2.16 s     1.46 s         1.54 s        2.16 s    5.16 s   compute           111%
+     A100    6.36 s     1.17 s         3.45 s        6.36 s   10.98 s   compute            44%
+     H100    2.01 s   712.9 ms         1.73 s        2.01 s    4.44 s   compute            44%
+     H200    2.01 s   497.5 ms         1.73 s        2.01 s    4.23 s   compute            25%
 
     At published peaks, which no program reaches: a bound from below. What is done at the same time,
     all of it or nothing, decides between the last two times. Devices are joined in the order of the
@@ -60,29 +60,29 @@ of 35 MB (section 4.2): that is the adapter alone, in 16 bits. With --config.met
     parameters: 4,718,592 trainable (4.7 M), 174,604,259,328 frozen
     checkpoint: 56.6 MB with the optimiser's state; the adapter alone 18.9 MB
 
-With 512 devices, --config.batch_size=512 --config.mesh.data=8, in 18 s and 0.8 GB:
+With 512 devices, --config.batch_size=512 --config.mesh.data=8, in 16 s and 0.7 GB:
 
     gpt3-175B, lora: 512 x 2,048 tokens a step, on 512 devices (data=8 x fsdp=64 x tensor=1)
-    matrix products: 1.017e+18 FLOP a step, 1.987e+15 on each device (100% of which no other device
+    matrix products: 1.016e+18 FLOP a step, 1.984e+15 on each device (100% of which no other device
     does too)
 
      frozen weights              5.5 GB
      trained                    38.3 MB
-     temporaries                29.8 GB
-     peak                       35.4 GB
+     temporaries                29.9 GB
+     peak                       35.5 GB
 
      kind         calls      bytes       sent
-     all-gather   1,739   706.2 GB   695.1 GB
+     all-gather   1,735   701.3 GB   690.3 GB
      all-reduce     585    76.1 MB   150.7 MB
      all-to-all       1    50.3 MB    49.5 MB
 
      chip   compute     memory   interconnect   all at once   in turn   bound by   memory used
-     v5e    10.09 s     2.92 s         3.50 s       10.09 s   16.51 s   compute           222%
-     v5p     4.33 s   865.7 ms         1.16 s        4.33 s    6.35 s   compute            37%
-     v6e     2.16 s     1.46 s         1.56 s        2.16 s    5.18 s   compute           111%
-     A100    6.37 s     1.17 s         3.49 s        6.37 s   11.03 s   compute            44%
-     H100    2.01 s   714.5 ms         1.74 s        2.01 s    4.47 s   compute            44%
-     H200    2.01 s   498.7 ms         1.74 s        2.01 s    4.25 s   compute            25%
+     v5e    10.07 s     2.92 s         3.48 s       10.07 s   16.47 s   compute           222%
+     v5p     4.32 s   863.7 ms         1.15 s        4.32 s    6.34 s   compute            37%
+     v6e     2.16 s     1.46 s         1.55 s        2.16 s    5.17 s   compute           111%
+     A100    6.36 s     1.17 s         3.46 s        6.36 s   11.00 s   compute            44%
+     H100    2.01 s   712.9 ms         1.73 s        2.01 s    4.45 s   compute            44%
+     H200    2.01 s   497.5 ms         1.73 s        2.01 s    4.24 s   compute            25%
 """
 
 from ml_collections import ConfigDict

@@ -8,9 +8,9 @@ linear weight with r = 64. On eight devices, as printed on 2026-11-26 with JAX 0
     Llama 3 70B, lora: 8 x 2,048 tokens a step, on 8 devices (data=1 x fsdp=8 x tensor=1)
     parameters: 828,375,040 trainable (828.4 M), 70,553,706,496 frozen
     checkpoint: 9.9 GB with the optimiser's state; the adapter alone 3.3 GB
-    matrix products: 6.676e+15 FLOP a step, 8.345e+14 on each device (100% of which no other device
+    matrix products: 6.641e+15 FLOP a step, 8.301e+14 on each device (100% of which no other device
     does too)
-    compiled in 7.7 s
+    compiled in 30.1 s
 
     Memory of each device
 
@@ -20,10 +20,10 @@ linear weight with r = 64. On eight devices, as printed on 2026-11-26 with JAX 0
      trained                     2.3 GB
      optimiser                   4.6 GB
      batch                      24.6 kB
-     temporaries                18.7 GB
+     temporaries                17.2 GB
      · gradients                 2.3 GB
      · kept by scanned layers    2.7 GB
-     peak                       30.6 GB
+     peak                       29.0 GB
 
     Exact: frozen, trained, optimiser, batch. Temporaries are laid out by the compiler for CPU; an
     accelerator keeps bfloat16 narrow and fuses more, so it should need less.
@@ -32,7 +32,7 @@ linear weight with r = 64. On eight devices, as printed on 2026-11-26 with JAX 0
 
      kind         calls      bytes       sent
      ────────────────────────────────────────
-     all-gather   3,209   392.2 GB   343.2 GB
+     all-gather   3,205   383.8 GB   335.8 GB
      all-reduce   1,144     3.3 GB     5.8 GB
      all-to-all       1    33.6 MB    29.4 MB
 
@@ -43,12 +43,12 @@ linear weight with r = 64. On eight devices, as printed on 2026-11-26 with JAX 0
 
      chip    compute     memory   interconnect   all at once   in turn   bound by   memory used
      ──────────────────────────────────────────────────────────────────────────────────────────
-     v5e      4.24 s     1.84 s         1.75 s        4.24 s    7.83 s   compute           191%
-     v5p      1.82 s   546.4 ms       581.7 ms        1.82 s    2.95 s   compute            32%
-     v6e    909.0 ms   921.3 ms       779.0 ms      921.3 ms    2.61 s   memory             95%
-     A100     2.67 s   741.0 ms         1.16 s        2.67 s    4.58 s   compute            38%
-     H100   843.3 ms   451.0 ms       775.6 ms      843.3 ms    2.07 s   compute            38%
-     H200   843.3 ms   314.8 ms       775.6 ms      843.3 ms    1.93 s   compute            22%
+     v5e      4.21 s     1.83 s         1.71 s        4.21 s    7.76 s   compute           181%
+     v5p      1.81 s   543.0 ms       569.4 ms        1.81 s    2.92 s   compute            31%
+     v6e    904.3 ms   915.5 ms       762.6 ms      915.5 ms    2.58 s   memory             91%
+     A100     2.66 s   736.3 ms         1.14 s        2.66 s    4.54 s   compute            36%
+     H100   839.0 ms   448.2 ms       759.2 ms      839.0 ms    2.05 s   compute            36%
+     H200   839.0 ms   312.8 ms       759.2 ms      839.0 ms    1.91 s   compute            21%
 
     At published peaks, which no program reaches: a bound from below. What is done at the same time,
     all of it or nothing, decides between the last two times. Devices are joined in the order of the
