@@ -187,7 +187,8 @@ def train_runs(
 ) -> list[Run]:
     """Trains the adapters that are not there yet; and where each of all started."""
     found = read_or_train(config, base, wanted, workdir, console)
-    starts = {one.lifted: jax.jit(start_of(base, one)) for one in wanted}  # one of each rank
+    adapter_of = lambda one: lambda key: start_of(base, one)(key)["adapter"]
+    starts = {one.lifted: jax.jit(adapter_of(one)) for one in wanted}  # one of each rank
     runs = []
     for one, variables in zip(wanted, found, strict=True):
         rank = one.lifted.sites[0].method.rank  # type: ignore[attr-defined]
@@ -201,7 +202,7 @@ def train_runs(
                 rank,
                 one.seed,
                 last_score(workdir / "metrics.jsonl", one.name, one.sets.task.metric),
-                describe(f"{one.name} at its start", start["adapter"]),
+                describe(f"{one.name} at its start", start),
             )
         )
     return runs

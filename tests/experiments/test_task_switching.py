@@ -62,9 +62,8 @@ def test_adapters_of_several_tasks_are_trained_together_each_with_its_own_head(
         text = "\n".join(["sentence\tlabel", *lines]) + "\n"
         (folder / f"{part}.tsv").write_text(text)
     monkeypatch.setenv("LORA_JAX_DATA", str(tmp_path / "data"))
-    config = config_of(seeds=(0, 1), steps=2, batch_size=4, rounds=1, cycles=1, rows=3)
-    config.update(evaluation_batch_size=6, evaluation_examples=6)
-    config.update(kinds=("cat", "ties"), weights=(0.5,))
+    config = config_of(seeds=(0,), steps=2, batch_size=4, rounds=1, cycles=1, rows=3)
+    config.update(evaluation_batch_size=6, evaluation_examples=6, kinds=("cat",), weights=(0.5,))
     config.model.path = str(FIXTURES / "bert")
     with config.unlocked():
         config.tasks.docstrings = ConfigDict({"train_per_topic": 2, "test_per_topic": 1})
@@ -72,21 +71,17 @@ def test_adapters_of_several_tasks_are_trained_together_each_with_its_own_head(
     task_switching.main(config, tmp_path / "run")
     found = json.loads((tmp_path / "run" / "results.json").read_text())
     assert found["adapters"] == ["docstrings", "sst2"]
-    choices = ("its own adapter", "no adapter", "cat, weights 0.5", "ties, weights 0.5")
+    choices = ("its own adapter", "no adapter", "cat, weights 0.5")
     assert {(one["choice"], one["task"]) for one in found["interference"]} == {
         (choice, task) for choice in choices for task in ("docstrings", "sst2")
     }
-    assert all(len(one["scores"]) == 2 for one in found["interference"])
     # Each has the classes of its own task, whatever the others have.
     for task, classes in (("docstrings", 12), ("sst2", 2)):
-        for seed in (0, 1):
-            head = np.load(tmp_path / "run" / "adapters" / f"{task}-seed{seed}" / "head.npz")
-            assert {array.shape[-1] for array in head.values()} == {classes}
-    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
-    steps = [(row["task"], row["seed"], row["step"]) for row in rows if "loss" in row]
-    assert steps == [
-        (task, seed, step) for task in ("docstrings", "sst2") for seed in (0, 1) for step in (1, 2)
-    ]
+        head = np.load(tmp_path / "run" / "adapters" / f"{task}-seed0" / "head.npz")
+        assert {array.shape[-1] for array in head.values()} == {classes}
+    log = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    rows = [(row["task"], row["step"]) for row in map(json.loads, log) if "loss" in row]
+    assert rows == [(task, step) for task in ("docstrings", "sst2") for step in (1, 2)]
 
 
 def test_adapters_that_differ_are_no_stack(tmp_path):
