@@ -5,6 +5,7 @@ import signal
 import time
 
 import pytest
+from ml_collections import ConfigDict
 
 from configs import quickstart
 from configs import target_modules as target_modules_config
@@ -226,15 +227,24 @@ def test_a_mistake_is_explained_in_one_line(flag, message, minilm_dir, tmp_path)
         ("model.sha256", "00", "has sha256 53aa"),
         ("steps", 0, "at least 1"),
         ("controls", ("rnk",), "unknown control 'rnk'; nearest: 'rank'"),
-        ("metric", "matthew", "unknown metric of task 'docstrings' 'matthew'"),
+        ("metric", "matthew", "unknown metric of task 'sst2' 'matthew'"),
         ("validation_examples", 0, "no validation part"),
     ],
 )
 def test_what_no_study_could_use_is_refused_and_nothing_is_written(
-    field, value, message, minilm_dir, tmp_path
+    field, value, message, minilm_dir, tmp_path, monkeypatch
 ):
+    folder = tmp_path / "data" / "glue" / "SST-2"  # read sooner than docstrings
+    folder.mkdir(parents=True)
+    for part, count in (("train", 24), ("dev", 6)):
+        rows = [f"film {i}\t{i % 2}" for i in range(count)]
+        (folder / f"{part}.tsv").write_text("\n".join(["sentence\tlabel", *rows]) + "\n")
+    monkeypatch.setenv("LORA_JAX_DATA", str(tmp_path / "data"))
+    config = tiny()
+    config.task = ConfigDict({"name": "sst2", "options": {}})
+    config.update_from_flattened_dict({field: value})
     with pytest.raises(ValueError, match=message):
-        target_modules.main(tiny(**{field: value}), tmp_path / "run")
+        target_modules.main(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
