@@ -8,7 +8,7 @@
 # made if it is not there. A study whose results.json is there is skipped, and one that was killed
 # goes on from its finished runs: the same command again does only what is left. One that fails does
 # not stop the others. At the end stand the findings of all with the seconds that each took, which
-# are kept in OUTDIR/seconds.tsv too, the page of each, and which failed.
+# are kept in OUTDIR/seconds.tsv too, the page of each, and which are not finished.
 #
 # STUDY: some of the names below, such as rank/sst2; all of them by default.
 #
@@ -97,13 +97,13 @@ while read -r -a words; do
   mkdir -p "$(dirname "$out/$name")"
   started=$SECONDS
   echo "== $name"
+  outcome=failed
   if run "$name" "${words[@]:1}" </dev/null; then
-    finished+=("$name")
-    outcome=done
-  else
-    failed+=("$name")
-    outcome=failed
+    # One that was told to stop ends in order, but has no results yet.
+    outcome=stopped
+    if [ -s "$out/$name/results.json" ]; then outcome=done; fi
   fi
+  if [ $outcome = done ]; then finished+=("$name"); else failed+=("$name ($outcome)"); fi
   printf '%s\t%s\t%s\n' "$name" "$((SECONDS - started))" "$outcome" >>"$out/seconds.tsv"
   echo "$name: $outcome after $((SECONDS - started)) s"
 done <<<"$studies"
@@ -128,6 +128,6 @@ print(f"\n{len(names)} studies are finished in {out}: {total:,} s in all")
 PYTHON
 fi
 if [ ${#failed[@]} -gt 0 ]; then
-  echo "failed: ${failed[*]}; the same command tries them again" >&2
+  echo "not finished: ${failed[*]}; the same command goes on with them" >&2
   exit 1
 fi
