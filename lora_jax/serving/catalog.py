@@ -14,10 +14,13 @@ import jax
 
 from lora_jax import hub
 from lora_jax.adapters import AdapterPool
+from lora_jax.api import lift
+from lora_jax.lifting import Lifted
 from lora_jax.serving.directories import AdapterRoot
 from lora_jax.serving.engine_thread import EngineThread
 from lora_jax.serving.errors import ApiError
 
+_LIFTS = 8  # kept for adapters that are alike
 _NAME = re.compile(r"[\w][\w.:@+-]*(?:/[\w.:@+-]+)*", re.ASCII)
 
 
@@ -62,6 +65,7 @@ class Catalog:
         self.base, self.cards = name, {name: Card(name, int(time.time()), name, None)}
         self._model, self._pool, self._thread = model, pool, thread
         self._root, self._most = root, most
+        self._lifts: dict[Any, Lifted] = {}  # of adapters with the same targets and ranks
         self._changing = asyncio.Lock()
 
     @property
@@ -132,9 +136,18 @@ class Catalog:
             del self.cards[name]  # first: no request may come between
             await self._thread.call(self._pool.remove, name)
 
-    def _read(self, directory: Path) -> Any:
-        ids = jax.ShapeDtypeStruct((1, 2), "int32")
-        return hub.lift_peft(directory, self._model.apply, self._model.params, ids)
+    def _read(self, directory: Path) -> tuple[Lifted, Any]:
+        """The lift that an adapter was made for, and its factors."""
+        apply, params = self._model.apply, self._model.params
+        methods = hub.load_peft_config(directory, apply, params)
+        alike = tuple(sorted(methods.items()))
+        if alike not in self._lifts:  # tracing the model takes most of the time
+            ids = jax.ShapeDtypeStruct((1, 2), "int32")
+            self._lifts[alike] = lift(apply, params, ids, targets=methods)
+            if len(self._lifts) > _LIFTS:
+                self._lifts.pop(next(iter(self._lifts)))
+        lifted = self._lifts[alike]
+        return lifted, hub.load_peft(directory, lifted, params=params)
 
     def _check_name(self, name: str, replace: bool) -> None:
         if len(name) > 128 or not _NAME.fullmatch(name):

@@ -134,8 +134,9 @@ class Service:
                     self.metrics.tokens.labels("new").inc()
                     piece = text.add([token.token], last=token.end is not None)
                     end = cast(End, "stop" if text.stopped else token.end)
+                    if end is not None:  # who has the last piece may close the rest
+                        self.metrics.whole_text.observe(time.monotonic() - start)
                     yield Piece(piece, end, len(request.ids), len(text.tokens))
-            self.metrics.whole_text.observe(time.monotonic() - start)
         finally:
             self.open -= 1
 

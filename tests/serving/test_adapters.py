@@ -74,7 +74,7 @@ def say(api, model, **options):
 def test_an_adapter_is_loaded_used_replaced_and_unloaded(served, own_root, offline):
     _, api, http = served
     wanted = [Wanted(name, "the sea") for name in ("a1", "a2")]
-    first, second = (text.text for text in offline.texts(wanted, temperature=0.0))
+    first, second = (text.text for text in offline.texts(wanted, **tiny.GREEDY))
     assert first != second
     card = load(http, "new", "a1").json()
     assert (card["id"], card["root"], card["parent"]) == ("new", "a1", "base")
@@ -137,9 +137,9 @@ def test_what_is_not_read_is_told(served, own_root, path, status, said):
 def test_an_adapter_must_fit_the_pool(served, model, own_root):
     _, _, http = served
     larger = tiny.lift(model, method=lora.LoRA(tiny.RANK + 1))
-    hub.save_peft(own_root / "larger", larger, larger.init(tiny.KEY, model.params))
+    hub.save_peft(own_root / "larger", larger, tiny.blank(larger, model))
     other = tiny.lift(model, method=lora.IA3(), targets=("k_proj", "v_proj"))
-    hub.save_peft(own_root / "ia3", other, other.init(tiny.KEY, model.params))
+    hub.save_peft(own_root / "ia3", other, tiny.blank(other, model))
     for name, said in {"larger": "has rank 3", "ia3": "slots hold LoRA and DoRA"}.items():
         response = load(http, name, name)
         assert response.status_code == 400
@@ -176,7 +176,7 @@ def test_a_server_without_a_root_loads_nothing(model, engine):
 
 def test_a_text_that_is_being_written_outlives_its_adapter(served, offline):
     service, api, http = served
-    (text,) = offline.texts([Wanted("a3", "the sea")], temperature=0.0)
+    (text,) = offline.texts([Wanted("a3", "the sea")], **tiny.GREEDY)
     load(http, "leaving", "a3")
     options = {"prompt": "the sea", "temperature": 0, "max_tokens": 12, "stream": True}
     with ThreadPoolExecutor() as threads, tiny.paced(service.engine) as gate:

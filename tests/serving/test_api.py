@@ -5,7 +5,7 @@ import pytest
 
 from tests.serving import tiny
 from tests.serving.conftest import NAMES
-from tests.serving.tiny import NEW, Wanted
+from tests.serving.tiny import DRAWN, GREEDY, NEW, Wanted
 
 PROMPTS = ("the mill", "near the sea", "a cheap")
 WANTED = [Wanted(NAMES[i % 2] if i % 3 else "base", PROMPTS[i % 3], i) for i in range(6)]
@@ -38,13 +38,13 @@ def test_the_base_and_its_adapters_are_listed(served):
     assert api.models.retrieve("a2") == models["a2"]
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.2])
-def test_every_completion_is_the_offline_one_of_its_seed(served, offline, temperature):
+@pytest.mark.parametrize("sampling", [GREEDY, DRAWN])
+def test_every_completion_is_the_offline_one_of_its_seed(served, offline, sampling):
     _, api = served
-    texts = offline.texts(WANTED, temperature=temperature)
+    texts = offline.texts(WANTED, **sampling)
     assert len({text.text for text in texts}) > 3
     for wanted, text in zip(WANTED, texts, strict=True):
-        found = complete(api, wanted, temperature=temperature)
+        found = complete(api, wanted, **sampling)
         (choice,) = found.choices
         assert choice.text == text.text
         assert choice.finish_reason == ("stop" if text.finished else "length")
@@ -56,10 +56,10 @@ def test_every_completion_is_the_offline_one_of_its_seed(served, offline, temper
 
 def test_a_stream_is_the_same_text_in_pieces(served, offline):
     _, api = served
-    texts = offline.texts(WANTED, temperature=1.2)
+    texts = offline.texts(WANTED, **DRAWN)
     for wanted, text in zip(WANTED, texts, strict=True):
         options = {"stream": True, "stream_options": {"include_usage": True}}
-        *events, last = complete(api, wanted, temperature=1.2, **options)
+        *events, last = complete(api, wanted, **DRAWN, **options)
         pieces = [event.choices[0].text for event in events]
         assert "".join(pieces) == text.text
         ends = [event.choices[0].finish_reason for event in events]
@@ -72,9 +72,9 @@ def test_a_stream_is_the_same_text_in_pieces(served, offline):
 def test_a_stop_string_ends_a_text_before_it(served, offline):
     _, api = served
     wanted = WANTED[0]
-    (text,) = offline.texts([wanted], temperature=0.0)
+    (text,) = offline.texts([wanted], **GREEDY)
     stop = text.text[3:5]
-    (cut,) = offline.texts([wanted], temperature=0.0, stop=(stop,))
+    (cut,) = offline.texts([wanted], **GREEDY, stop=(stop,))
     assert len(cut.text) < len(text.text)
     found = complete(api, wanted, temperature=0, stop=[stop])
     assert found.choices[0].finish_reason == "stop"
@@ -95,8 +95,8 @@ def test_a_chat_goes_through_the_template_of_the_model(served, offline):
     parts = [{"type": "text", "text": "the "}, {"type": "text", "text": "sea"}]
     messages = [{"role": "system", "content": "old"}, {"role": "user", "content": parts}]
     asked = Wanted("a1", "s:old;u:the sea;a:", 3)
-    (text,) = offline.texts([asked], temperature=1.2, special=False)
-    options = {"model": "a1", "messages": messages, "seed": 3, "temperature": 1.2}
+    (text,) = offline.texts([asked], **DRAWN, special=False)
+    options = {"model": "a1", "messages": messages, "seed": 3, **DRAWN}
     whole = api.chat.completions.create(**options, max_completion_tokens=NEW)
     assert whole.choices[0].message.content == text.text
     assert whole.choices[0].message.role == "assistant"

@@ -23,10 +23,10 @@ TEMPLATE = (
     "{{ m.role[0] }}:{{ m.content }};{% endfor %}{% if add_generation_prompt %}a:{% endif %}"
 )
 LENGTH, ROOM, ROWS = 16, 40, 4
+GREEDY, DRAWN = {"temperature": 0.0}, {"temperature": 1.4, "top_p": 0.9}
 NEW, BATCH = 12, 32  # of what is written offline, in few programs
 RANK = 2
 WEIGHTS = "adapter_model.safetensors"
-KEY = jax.random.key(5)
 IDS = jax.ShapeDtypeStruct((1, 2), "int32")
 
 
@@ -45,8 +45,15 @@ def make_base(directory):
         max_length=64,
         eos_ids=(tokenizer.eos_id,),
     )
-    params = jax.jit(lambda key: models.init(config, key))(jax.random.key(0))
-    saved = hub.save_model(directory / "model", config, jax.tree.map(lambda x: 4 * x, params))
+    rng = np.random.default_rng(0)
+    draw = lambda path, x: (
+        np.ones(x.shape, "f")
+        if path[-1].key == "scale"
+        else np.float32(0.5) * rng.standard_normal(x.shape, "f")
+    )
+    params = jax.tree.map_with_path(draw, models.build(config).shapes)
+    params["lm_head"]["kernel"][:, tokenizer.eos_id] *= 2  # some texts end
+    saved = hub.save_model(directory / "model", config, params)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         (saved / name).write_bytes((directory / name).read_bytes())
     return saved
@@ -58,10 +65,16 @@ def lift(model, targets=lora.ALL_LINEAR, method=None):
     )
 
 
+def blank(lifted, model):
+    """Factors that change nothing."""
+    shapes = jax.eval_shape(lifted.init, jax.random.key(0), model.params)
+    return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+
+
 def make_adapters(model, root, names):
     """Writes adapters with random factors under a root."""
     lifted = lift(model)
-    first = hub.save_peft(root / names[0], lifted, lifted.init(KEY, model.params))
+    first = hub.save_peft(root / names[0], lifted, blank(lifted, model))
     shapes = load_file(first / WEIGHTS)
     for i, name in enumerate(names):
         rng = np.random.default_rng(i)
