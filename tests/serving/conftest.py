@@ -3,9 +3,15 @@
 import pytest
 
 from lora_jax import hub
+from lora_jax.evaluation import TextRequest
 from tests.serving import tiny
 
-NAMES = ("a0", "a1", "a2", "a3")
+
+@pytest.fixture(scope="session", autouse=True)
+def _closed_clients():
+    yield
+    for client in tiny.CLIENTS:
+        client.close()
 
 
 @pytest.fixture(scope="session")
@@ -21,15 +27,18 @@ def model(base_dir):
 @pytest.fixture(scope="session")
 def root(model, tmp_path_factory):
     directory = tmp_path_factory.mktemp("adapters")
-    tiny.make_adapters(model, directory, NAMES)
+    tiny.make_adapters(model, directory, tiny.NAMES)
     return directory
 
 
 @pytest.fixture(scope="session")
 def engine(model):
-    return tiny.make_engine(model)
+    engine = tiny.make_engine(model)
+    engine.submit(TextRequest(ids=(5,), max_new_tokens=2))
+    engine.run()  # compiles, so that no request takes too long for that
+    return engine
 
 
 @pytest.fixture(scope="session")
 def offline(model, root):
-    return tiny.Offline(model, root, NAMES)
+    return tiny.Offline(model, root, tiny.NAMES)

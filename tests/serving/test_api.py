@@ -1,20 +1,22 @@
 """The official client of OpenAI against a server: the same texts as offline, and its own errors."""
 
+import httpx2
 import openai
 import pytest
 
 from tests.serving import tiny
-from tests.serving.conftest import NAMES
-from tests.serving.tiny import DRAWN, GREEDY, NEW, Wanted
+from tests.serving.tiny import DRAWN, GREEDY, NAMES, NEW, Wanted
 
 PROMPTS = ("the mill", "near the sea", "a cheap")
 WANTED = [Wanted(NAMES[i % 2] if i % 3 else "base", PROMPTS[i % 3], i) for i in range(6)]
 
 
 def client(address, **options):
-    return openai.OpenAI(
-        base_url=f"{address}/v1", **{"api_key": "none", "max_retries": 0} | options
-    )
+    """The official client; all are closed when the tests have ended."""
+    http = httpx2.Client(limits=httpx2.Limits(max_keepalive_connections=0))
+    tiny.CLIENTS.append(http)
+    options = {"api_key": "none", "max_retries": 0, "http_client": http} | options
+    return openai.OpenAI(base_url=f"{address}/v1", **options)
 
 
 @pytest.fixture(scope="module")

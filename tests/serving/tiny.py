@@ -17,6 +17,8 @@ from lora_jax.evaluation import Engine, GrowingText, Sampling, generate
 from lora_jax.hub.new_tokenizer import train_tokenizer
 from lora_jax.serving import AdapterRoot, Limits, Service, serving
 
+CLIENTS = []  # all that were made
+NAMES = ("a0", "a1", "a2", "a3")
 TEXT = "the mill is a cheap pub near the river and the old bridge by the sea"
 TEMPLATE = (
     "{% for m in messages %}{% if m.role == 'robot' %}{{ raise_exception('no robots') }}{% endif %}"
