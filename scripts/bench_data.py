@@ -11,11 +11,10 @@ its files are here. The stages before batching are paid once, whatever the numbe
 from __future__ import annotations
 
 import argparse
-import datetime as dt
 import itertools
 import os
-import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -160,19 +159,16 @@ def main() -> None:
     directory = Path(os.environ.get("LORA_JAX_DATA", ""))
     if not (directory / "stories260k").is_dir():
         parser.error("LORA_JAX_DATA names no directory that holds stories260k/")
-    lines = ["## Input pipeline", ""]
+    from scripts.bench_machine import machine
+
+    lines = [f"{machine()}. Tokens are real ones; padding does not count.", ""]
     sizes = (options.records, options.rounds)
     lines += table("E2E NLG for stories260K, packed", *decoder(directory, *sizes))
     if Path(minilm.find()).is_dir():
         lines += table("SST-2 for MiniLM", *classifier_of_texts(*sizes))
-    devices = jax.devices()
-    lines.append(
-        f"`python scripts/bench_data.py`, {dt.date.today()}; {os.cpu_count()} CPU cores, "
-        f"{platform.machine()}; {len(devices)} x {devices[0].device_kind}; "
-        f"JAX {jax.__version__}. Tokens are real ones; padding does not count."
-    )
     print("\n".join(lines))
 
 
 if __name__ == "__main__":
+    sys.path.append(str(Path(__file__).resolve().parent.parent))
     main()

@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime as dt
 import functools
-import os
-import platform
+import pathlib
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -249,16 +248,6 @@ def table(times: Mapping[str, Times]) -> str:
     return "\n".join(rows)
 
 
-def machine() -> str:
-    """Where and with what this was measured."""
-    devices = jax.devices()
-    return (
-        f"{dt.date.today()}; {os.cpu_count()} CPU cores, {platform.machine()}; "
-        f"{len(devices)} x {devices[0].device_kind}; Python {platform.python_version()}, "
-        f"JAX {jax.__version__}"
-    )
-
-
 def main() -> None:
     """Measures what the command line asks for."""
     parser = argparse.ArgumentParser(
@@ -271,6 +260,8 @@ def main() -> None:
     if options.rounds < 1 or min(options.layers) < 1:
         parser.error("--rounds and --layers must be at least 1")
     jax.config.update("jax_enable_compilation_cache", False)  # or compiling costs nothing
+    from scripts.bench_machine import machine
+
     print(machine())
     for layers in options.layers:
         for scan in (True, False):
@@ -280,4 +271,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    sys.path.append(str(pathlib.Path(__file__).resolve().parent.parent))
     main()

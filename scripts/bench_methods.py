@@ -3,7 +3,7 @@
 
     python scripts/bench_methods.py --rounds 10
 
-prints a section of docs/performance.md. The model is a Llama with biases, of random weights and the
+prints docs/measured/methods.md. The model is a Llama with biases, of random weights and the
 same sizes in both; a step is the gradient of a next-token loss (forward and backward, no
 optimiser). All contenders take turns within every round, so a noisy machine disturbs them alike;
 medians are shown, with ratios to LoRA: PEFT's to PEFT's own. PEFT runs eagerly, as it is used, on
@@ -340,16 +340,12 @@ def _mib(size: int | None) -> str:
     return "" if size is None else f"{size / 2**20:.0f}"
 
 
-def section(costs: Mapping[str, Cost], shape: Shape, rounds: int, command: str) -> str:
-    """All that docs/performance.md says of it."""
+def section(costs: Mapping[str, Cost], shape: Shape, rounds: int) -> str:
+    """All that docs/measured/methods.md says of it."""
     versions = [f"{name} {importlib.metadata.version(name)}" for name in _measured_packages()]
     machine = f"{os.cpu_count()} x {jax.devices()[0].device_kind}, {platform.machine()}"
     ratio = statistics.median(costs["DoRA"].seconds) / statistics.median(costs["LoRA"].seconds)
     return f"""\
-## What each method costs
-
-    {command}
-
 {dt.date.today()}; {machine}; Python {platform.python_version()}, {", ".join(versions)}.
 {shape}; rank 8 on all seven projections where not said otherwise.
 Medians of {rounds} rounds in which all contenders took turns.
@@ -391,8 +387,7 @@ def main() -> None:
         jax.config.update("jax_compilation_cache_dir", programs)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         costs = measure(names, shape, options.rounds)
-    command = " ".join(["python", "scripts/bench_methods.py", *sys.argv[1:]])
-    print(section(costs, shape, options.rounds, command))
+    print(section(costs, shape, options.rounds))
 
 
 if __name__ == "__main__":

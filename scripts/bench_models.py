@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime as dt
 import importlib.util
 import os
-import platform
+import pathlib
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -228,16 +228,6 @@ def bench_texts(shape: Shape, rounds: int, threads: int, scan: bool) -> None:
 # Reporting
 
 
-def machine() -> str:
-    """Where and with what this was measured."""
-    devices = jax.devices()
-    return (
-        f"{dt.date.today()}; {os.cpu_count()} CPU cores, {platform.machine()}; "
-        f"{len(devices)} x {devices[0].device_kind}; Python {platform.python_version()}, "
-        f"JAX {jax.__version__}"
-    )
-
-
 def main() -> None:
     """Measures what the command line asks for."""
     parser = argparse.ArgumentParser(
@@ -256,6 +246,8 @@ def main() -> None:
     # Before JAX starts its threads, of which it has as many as there are cores to run on.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
     jax.config.update("jax_enable_compilation_cache", False)  # or compiling costs nothing
+    from scripts.bench_machine import machine
+
     print(machine())
     if options.layers:
         print(f"\n{compile_table(measure_compiling(options.layers, options.rounds))}", flush=True)
@@ -264,4 +256,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    sys.path.append(str(pathlib.Path(__file__).resolve().parent.parent))
     main()

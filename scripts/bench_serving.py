@@ -16,10 +16,10 @@ missing.
 from __future__ import annotations
 
 import argparse
-import datetime as dt
 import importlib.util
 import os
-import platform
+import pathlib
+import sys
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -222,14 +222,6 @@ def rates_table(found: Mapping[str, Latency], tokens: int) -> str:
     return "\n".join(lines)
 
 
-def machine() -> str:
-    """Where and with what this was measured."""
-    return (
-        f"{dt.date.today()}; {os.cpu_count()} CPU cores, {platform.machine()}; "
-        f"{jax.devices()[0].device_kind}; Python {platform.python_version()}, JAX {jax.__version__}"
-    )
-
-
 def main() -> None:
     """Measures what the command line asks for."""
     parser = argparse.ArgumentParser(
@@ -246,6 +238,8 @@ def main() -> None:
     # Before JAX starts its threads, of which it has as many as there are cores to run on.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     shape = Shape(**options)
+    from scripts.bench_machine import machine
+
     print(machine())
     calls, pool, adapter = make_ours(shape)
     if missing := [n for n in ("torch", "transformers", "peft") if not importlib.util.find_spec(n)]:
@@ -260,4 +254,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    sys.path.append(str(pathlib.Path(__file__).resolve().parent.parent))
     main()

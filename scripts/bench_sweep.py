@@ -3,7 +3,7 @@
 
     python scripts/bench_sweep.py --steps 60
 
-prints a section of docs/sweeps.md. A small Llama with random weights, the same in all contenders,
+prints docs/measured/sweep.md. A small Llama with random weights, the same in all contenders,
 learns a language of random transitions between tokens; the members differ in rank, targets,
 learning rate and seed, and each has batches of its own. All train with AdamW on the same batches
 for as many steps.
@@ -258,12 +258,12 @@ def main() -> None:
     options = parser.parse_args()
     if options.steps < 2 or options.most < 1:
         parser.error("--steps is at least 2, --most at least 1")
-    from scripts import bench_lift
+    from scripts.bench_machine import machine
 
     jax.config.update("jax_enable_compilation_cache", False)  # or compiling costs nothing
     shape = Shape(batch=options.batch, length=options.length)
     with_peft = not options.no_peft and importlib.util.find_spec("peft") is not None
-    print(f"{bench_lift.machine()}; {shape}, {options.steps} steps.\n\n{HEADER}", flush=True)
+    print(f"{machine()}; {shape}, {options.steps} steps.\n\n{HEADER}", flush=True)
     if with_peft:
         import torch
 

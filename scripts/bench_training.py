@@ -510,9 +510,9 @@ def main() -> None:
     chosen = range(len(shapes)) if options.only is None else options.only
     if options.rounds < 1 or options.threads < 1 or not set(chosen) <= set(range(len(shapes))):
         parser.error(f"--rounds and --threads are at least 1, --only below {len(shapes)}")
-    from scripts import bench_lift
+    from scripts.bench_machine import machine
 
-    print(f"## Training beside PEFT\n\n{bench_lift.machine()}; {options.threads} threads each.")
+    print(f"{machine()}; {options.threads} threads each.")
     for number in chosen:
         if options.levers:
             contenders = [Contender("lora_jax", "float32", lever=name) for name in LEVERS]

@@ -24,7 +24,7 @@ def test_ratios_are_to_lora_and_those_of_peft_to_its_own():
         "| DoRA | 250.0 | 1.25 | 3 |  | 1000.0 | 2.00 | 7 | 0.25 |",
         "| Full | 500.0 | 2.50 | 1 | 1 |  |  |  |  |",
     ]
-    text = bench_methods.section(costs, SHAPE, 3, "python it")
+    text = bench_methods.section(costs, SHAPE, 3)
     assert "DoRA's step takes 1.25 times LoRA's" in text
     assert jax.__version__ in text
 
