@@ -10,9 +10,11 @@ with train.tsv and dev.tsv. The metric on the dev file, before the first step an
     sst2    accuracy    0.545    0.815   100     115 s
     stsb    spearman    0.032    0.854   300     –
     cola    matthews   -0.043    0.278   1070    607 s
+    mrpc    f1          0.641    0.858   460     842 s
+    rte     accuracy    0.491    0.578   620     –
 
-The runs of mrpc and rte have not been measured to their end. cola takes its whole run: after 150
-steps the model still calls every sentence acceptable, and Matthews' correlation is 0.
+cola takes its whole run: after 150 steps the model still calls every sentence acceptable, and
+Matthews' correlation is 0. Always yes has an F1 of 0.812 on mrpc, and is right in 53 % of rte.
 """
 
 from ml_collections import ConfigDict
