@@ -97,13 +97,13 @@ while read -r -a words; do
   mkdir -p "$(dirname "$out/$name")"
   started=$SECONDS
   echo "== $name"
-  outcome=failed
+  outcome="failed"
   if run "$name" "${words[@]:1}" </dev/null; then
     # One that was told to stop ends in order, but has no results yet.
-    outcome=stopped
-    if [ -s "$out/$name/results.json" ]; then outcome=done; fi
+    outcome="stopped"
+    if [ -s "$out/$name/results.json" ]; then outcome="done"; fi
   fi
-  if [ $outcome = done ]; then finished+=("$name"); else failed+=("$name ($outcome)"); fi
+  if [ "$outcome" = "done" ]; then finished+=("$name"); else failed+=("$name ($outcome)"); fi
   printf '%s\t%s\t%s\n' "$name" "$((SECONDS - started))" "$outcome" >>"$out/seconds.tsv"
   echo "$name: $outcome after $((SECONDS - started)) s"
 done <<<"$studies"

@@ -198,6 +198,8 @@ def test_what_does_not_fit_is_refused(engine):
             engine.submit(TextRequest(**({"ids": (5,), "max_new_tokens": 4} | fields)))
     assert engine.waiting == 0
     with pytest.raises(ValueError, match="room = 64, but the model has 32 positions"):
+        Engine(engine.pool, CONFIG, room=64, prompt_lengths=(8,))
+    with pytest.raises(ValueError, match="room = 64, but prompts have up to 128"):
         Engine(engine.pool, CONFIG, room=64)
     with pytest.raises(ValueError, match="at least 1"):
         Engine(engine.pool, CONFIG, rows=0, room=8)

@@ -56,13 +56,27 @@ def test_settings_of_ours_are_put_beside_the_default():
 
 
 @pytest.mark.slow
-def test_every_setting_takes_the_same_first_step():
-    contenders = [Contender("lora_jax", "float32", lever=name) for name in bench_training.LEVERS]
+def test_every_setting_of_the_step_takes_the_same_first_step(tmp_path):
+    shape = bench_training.QUICK_SHAPES[0]
+    bench_training.save_model(shape, tmp_path)
+    losses = {
+        name: bench_training.our_step(shape, "float32", str(tmp_path), lever)()
+        for name, lever in bench_training.LEVERS.items()
+        if not lever.environment
+    }
+    assert len(losses) > 5
+    assert losses == pytest.approx(dict.fromkeys(losses, losses[""]), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_setting_of_the_process_takes_the_same_first_step():
+    contenders = [Contender("lora_jax", "float32", lever=name) for name in ("", "YNN off")]
     shape = bench_training.QUICK_SHAPES[0]
     found, failed = bench_training.measure(shape, contenders, rounds=1, threads=1)
     assert not failed
-    wanted = found[contenders[0]].loss
-    assert [found[one].loss for one in contenders] == pytest.approx([wanted] * len(found), rel=1e-5)
+    default, own = (found[one] for one in contenders)
+    assert own.loss == pytest.approx(default.loss, rel=1e-5)
+    assert own.seconds
 
 
 @pytest.mark.torch
