@@ -19,7 +19,7 @@ machine       What the machine can do        bench_machine.py
 lift          What lifting costs             bench_lift.py --layers 12 --rounds 7
 methods       What each method costs         bench_methods.py --rounds 4
 models        Compiling and generating       bench_models.py --batch 1 --prompt 128 --new 64 --rounds 3
-training      Training beside PEFT           bench_training.py --rounds 5
+training      Training beside PEFT           bench_training.py --rounds 3
 sweep         Joint sweeps                   bench_sweep.py --steps 60 --chunk 1
 serving       Routed decoding                bench_serving.py --rounds 3
 data          The input pipeline             bench_data.py
