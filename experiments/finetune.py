@@ -32,8 +32,8 @@ from experiments.launch import launch
 from lora_jax import hub, training
 from lora_jax.analysis import chip_of
 from lora_jax.data import Examples, bucketed_batches, encode, load_task, training_batches
-from lora_jax.data.buckets import BucketedBatches, check_lengths
-from lora_jax.data.loader import TrainingBatches
+from lora_jax.data.buckets import check_lengths
+from lora_jax.data.loader import Batches
 from lora_jax.reports import plan
 from lora_jax.training.classifier import init_variables, loss, make_outputs, predict, score
 from lora_jax.training.labels import nearest
@@ -207,9 +207,7 @@ def check(config: ConfigDict, workdir: Path | None, resume: training.Resume) -> 
     check_lengths(config.buckets, config.length)
 
 
-def make_batches(
-    config: ConfigDict, examples: Examples, rows: Sequence[int]
-) -> TrainingBatches | BucketedBatches:
+def make_batches(config: ConfigDict, examples: Examples, rows: Sequence[int]) -> Batches:
     """Makes the stream that is trained on, of which this process reads some rows."""
     how = {"seed": config.seed, "rows": rows}
     if config.buckets:

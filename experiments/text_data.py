@@ -26,9 +26,9 @@ from lora_jax.data import (
     survey,
     training_batches,
 )
-from lora_jax.data.buckets import BucketedBatches, check_lengths
+from lora_jax.data.buckets import check_lengths
 from lora_jax.data.lazy_examples import Survey
-from lora_jax.data.loader import TrainingBatches
+from lora_jax.data.loader import Batches
 from lora_jax.data.packing import Rows
 from lora_jax.data.split import spread, spread_rows
 from lora_jax.reports import plan
@@ -66,7 +66,7 @@ class TrainingSet(NamedTuple):
       skipped: place and fault of the records that were left out.
     """
 
-    batches: TrainingBatches | BucketedBatches
+    batches: Batches
     tokens: float
     skipped: tuple[str, ...]
 

@@ -21,14 +21,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime as dt
 import functools
 import importlib.metadata
 import importlib.util
 import json
 import os
 import pathlib
-import platform
 import statistics
 import subprocess
 import sys
@@ -342,11 +340,12 @@ def _mib(size: int | None) -> str:
 
 def section(costs: Mapping[str, Cost], shape: Shape, rounds: int) -> str:
     """All that docs/measured/methods.md says of it."""
+    from scripts.bench_machine import machine
+
     versions = [f"{name} {importlib.metadata.version(name)}" for name in _measured_packages()]
-    machine = f"{os.cpu_count()} x {jax.devices()[0].device_kind}, {platform.machine()}"
     ratio = statistics.median(costs["DoRA"].seconds) / statistics.median(costs["LoRA"].seconds)
     return f"""\
-{dt.date.today()}; {machine}; Python {platform.python_version()}, {", ".join(versions)}.
+{", ".join([machine(), *versions])}.
 {shape}; rank 8 on all seven projections where not said otherwise.
 Medians of {rounds} rounds in which all contenders took turns.
 
@@ -356,7 +355,7 @@ DoRA's step takes {ratio:.2f} times LoRA's (aim: at most {AIM})."""
 
 
 def _measured_packages() -> list[str]:
-    return ["jax", *(["torch", "transformers", "peft"] if has_peft() else [])]
+    return ["torch", "transformers", "peft"] if has_peft() else []
 
 
 def main() -> None:
@@ -391,4 +390,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    sys.path.append(str(pathlib.Path(__file__).resolve().parent.parent))
     main()

@@ -12,6 +12,7 @@ import numpy as np
 
 from lora_jax.data.encode import Examples
 from lora_jax.data.lazy_examples import LazyExamples
+from lora_jax.data.loader import Batches
 from lora_jax.data.packing import pad
 
 # Makes the row of an example, padded or cut to so many tokens: arrays [length], or numbers.
@@ -30,8 +31,8 @@ class _Pass(NamedTuple):
     lengths: np.ndarray
 
 
-class BucketedBatches:
-    """An endless stream of batches. Its place is the number of batches that it has given."""
+class BucketedBatches(Batches):
+    """Batches of several lengths, each of examples that are about equally long."""
 
     def __init__(
         self,
@@ -61,42 +62,17 @@ class BucketedBatches:
           ValueError: no lengths, an example that is longer than all of them, fewer examples than
             rows of a batch, or rows that it lacks.
         """
-        self._rows = list(range(batch_size) if rows is None else rows)
+        super().__init__(rows, batch_size, len(sizes), least=batch_size)
         self._lengths = np.unique(np.asarray(lengths, np.int64))  # in order
         if not self._lengths.size or self._lengths[0] < 1:
             raise ValueError(f"buckets of {list(lengths)} tokens: at least one, of 1 token or more")
-        if not 0 < batch_size <= len(sizes) or not _lie_within(self._rows, batch_size):
-            raise ValueError(
-                f"cannot make batches of {batch_size} from {len(sizes)} examples, of which this "
-                f"process reads the rows {self._rows}"
-            )
         if np.max(sizes) > self._lengths[-1]:
             raise ValueError(
                 f"an example has {np.max(sizes)} tokens, and the longest bucket {self._lengths[-1]}"
             )
-        self._read, self._sizes, self._seed = read, np.asarray(sizes), seed
-        self._batch_size, self._next = batch_size, 0
+        self._make_row, self._sizes, self._seed = read, np.asarray(sizes), seed
+        self._batch_size = batch_size
         self._planned = 0, self._plan(0)
-
-    def __iter__(self) -> BucketedBatches:
-        return self
-
-    def __next__(self) -> dict[str, np.ndarray]:
-        number, batch = divmod(self._next, len(self._sizes) // self._batch_size)
-        if number != self._planned[0]:
-            self._planned = number, self._plan(number)
-        examples, length = (part[batch] for part in self._planned[1])
-        found = [self._read(int(examples[row]), int(length)) for row in self._rows]
-        self._next += 1
-        return {name: np.stack([row[name] for row in found]) for name in found[0]}
-
-    def get_state(self) -> dict[str, int]:
-        """Returns the place, in JSON."""
-        return {"next_index": self._next}
-
-    def set_state(self, state: Mapping[str, int]) -> None:
-        """Moves to a place."""
-        self._next = state["next_index"]
 
     @property
     def tokens(self) -> float:
@@ -110,6 +86,13 @@ class BucketedBatches:
         found, counts = np.unique(lengths, return_counts=True)
         named = [f"{count:,} of {n}" for n, count in zip(found, counts, strict=True)]
         return f"batches by the tokens of their rows: {', '.join(named)}; {filled:.0%} filled"
+
+    def _read(self, batch: int, row: int) -> Mapping[str, np.ndarray]:
+        number, batch = divmod(batch, len(self._sizes) // self._batch_size)
+        if number != self._planned[0]:
+            self._planned = number, self._plan(number)
+        examples, length = (part[batch] for part in self._planned[1])
+        return self._make_row(int(examples[row]), int(length))
 
     def _plan(self, number: int) -> _Pass:
         chance = np.random.default_rng((self._seed, number))
@@ -199,7 +182,3 @@ def check_lengths(lengths: Sequence[int], longest: int) -> None:
     wrong = [length for length in lengths if not 0 < length <= longest]
     if wrong:
         raise ValueError(f"buckets of {wrong} tokens: they have from 1 to {longest}, as rows have")
-
-
-def _lie_within(rows: Sequence[int], batch_size: int) -> bool:
-    return bool(rows) and all(0 <= row < batch_size for row in rows)

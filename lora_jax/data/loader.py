@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Iterator, Mapping, Sequence
 
 import grain
@@ -28,23 +29,37 @@ def count(examples: Examples) -> int:
     return len(next(iter(examples.values())))
 
 
-class TrainingBatches:
+class Batches(abc.ABC):
     """An endless stream of batches. Its place is the number of batches that it has given."""
 
     def __init__(
-        self, stream: grain.MapDataset[dict[str, np.ndarray]], batch_size: int, rows: Sequence[int]
+        self, rows: Sequence[int] | None, batch_size: int, examples: int, least: int = 1
     ) -> None:
-        self._stream = stream
-        self._batch_size = batch_size
-        self._rows = [int(row) for row in rows]
+        """Begins the stream.
+
+        Args:
+          rows: which rows of each batch this process reads; None for all.
+          batch_size: rows of a batch, at least 1.
+          examples: how many there are.
+          least: how many are needed.
+
+        Raises:
+          ValueError: a batch of no rows, rows that it lacks, or too few examples.
+        """
+        self._rows = [int(row) for row in (range(batch_size) if rows is None else rows)]
+        inside = self._rows and all(0 <= row < batch_size for row in self._rows)
+        if not inside or examples < least:
+            raise ValueError(
+                f"cannot make batches of {batch_size} from {examples} examples, of which this "
+                f"process reads the rows {self._rows}"
+            )
         self._next = 0
 
-    def __iter__(self) -> TrainingBatches:
+    def __iter__(self) -> Batches:
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
-        start = self._next * self._batch_size
-        found = [self._stream[start + row] for row in self._rows]
+        found = [self._read(self._next, row) for row in self._rows]
         self._next += 1
         return {name: np.stack([row[name] for row in found]) for name in found[0]}
 
@@ -56,9 +71,31 @@ class TrainingBatches:
         """Moves to a place."""
         self._next = state["next_index"]
 
+    @abc.abstractmethod
+    def describe(self) -> str:
+        """Says how long batches are."""
+
+    @abc.abstractmethod
+    def _read(self, batch: int, row: int) -> Mapping[str, np.ndarray]:
+        """Reads a row of the batch of that number, counted from 0."""
+
+
+class TrainingBatches(Batches):
+    """Batches of one length, shuffled anew in each pass, as `training_batches` says."""
+
+    def __init__(
+        self, examples: Examples, batch_size: int, *, seed: int, rows: Sequence[int] | None = None
+    ) -> None:
+        super().__init__(rows, batch_size, count(examples))
+        self._batch_size = batch_size
+        self._stream = grain.MapDataset.source(_Rows(examples)).seed(seed).shuffle().repeat()
+
     def describe(self) -> str:
         """Says how long batches are."""
         return "batches of one length"
+
+    def _read(self, batch: int, row: int) -> dict[str, np.ndarray]:
+        return self._stream[batch * self._batch_size + row]
 
 
 def training_batches(
@@ -84,14 +121,7 @@ def training_batches(
     Raises:
       ValueError: a batch of no rows, rows that it lacks, or no examples.
     """
-    rows = range(batch_size) if rows is None else rows
-    if not len(rows) or not all(0 <= row < batch_size for row in rows) or not count(examples):
-        raise ValueError(
-            f"cannot make batches of {batch_size} from {count(examples)} examples, of which this "
-            f"process reads the rows {list(rows)}"
-        )
-    stream = grain.MapDataset.source(_Rows(examples)).seed(seed).shuffle().repeat()
-    return TrainingBatches(stream, batch_size, rows)
+    return TrainingBatches(examples, batch_size, seed=seed, rows=rows)
 
 
 def evaluation_batches(
