@@ -13,19 +13,25 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import sys
 from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
-from prometheus_client import CollectorRegistry
 from rich.console import Console
 
 import lora_jax as lora
 from experiments.launch import launch
 from experiments.settings import listed
-from lora_jax import hub, serving, training
+from lora_jax import hub, training
 from lora_jax.evaluation import Engine, TextRequest
 from lora_jax.reports import installed_versions, write_results
+
+try:
+    from lora_jax import serving
+except ModuleNotFoundError as error:
+    package = str(error.name).partition(".")[0]
+    sys.exit(f"error: {package} is not installed: pip install -e '.[serve]'")
 
 
 def defaults() -> ConfigDict:
@@ -71,7 +77,7 @@ def main(config: ConfigDict, workdir: Path | None) -> None:
         asyncio.run(run(service, names, listener, token, config.drain_seconds, console))
 
     # ---- What it has done
-    counts = read_counts(service.metrics.registry)
+    counts = service.metrics.totals()
     console.print(f"served {counts.get('lora_jax_tokens_total', 0):,.0f} tokens")
     if workdir is not None:
         results = {"counts": counts, "config": config.to_dict(), "versions": installed_versions()}
@@ -183,16 +189,6 @@ async def run(
         await serving.serve(
             service, listener, token=token, drain_seconds=drain_seconds, on_start=announce
         )
-
-
-def read_counts(registry: CollectorRegistry) -> dict[str, float]:
-    """The counters, summed over their labels."""
-    counts: dict[str, float] = {}
-    for family in registry.collect():
-        for sample in family.samples:
-            if sample.name.endswith(("_total", "_count")):
-                counts[sample.name] = counts.get(sample.name, 0) + sample.value
-    return counts
 
 
 def megabytes(arrays: object) -> str:

@@ -57,3 +57,12 @@ class Metrics:
     def text(self) -> bytes:
         """All of them as Prometheus reads them."""
         return generate_latest(self.registry)
+
+    def totals(self) -> dict[str, float]:
+        """The counters, each summed over its labels."""
+        found: dict[str, float] = {}
+        for family in self.registry.collect():
+            for sample in family.samples:
+                if sample.name.endswith(("_total", "_count")):
+                    found[sample.name] = found.get(sample.name, 0) + sample.value
+        return found

@@ -3,13 +3,15 @@
 import json
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 
 import openai
 import pytest
 
 from experiments import serve
-from tests.experiments.command import start
+from tests.experiments.command import ROOT, start
 from tests.serving.test_api import client
 
 LONG = {"model": "a1", "prompt": "the sea", "temperature": 0, "max_tokens": 800}
@@ -27,6 +29,15 @@ def ask_again_and_again(api):
     """Until the signal has come."""
     while True:
         api.completions.create(**LONG | {"max_tokens": 1})
+
+
+def test_without_the_packages_of_a_server_it_says_how_to_get_them():
+    lines = "import sys; sys.modules['starlette'] = None; import experiments.serve"
+    done = subprocess.run(
+        [sys.executable, "-c", lines], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr == "error: starlette is not installed: pip install -e '.[serve]'\n"
 
 
 @pytest.mark.slow
