@@ -98,7 +98,7 @@ def e2e(config: ConfigDict) -> None:
     config.model.sha256 = stories260k.SHA256
     config.controls = ALL_CONTROLS
     # Small products next to small products: one more set of them costs tens of percent.
-    config.equal_latency.update(over_base=1.0, ranks=(32,))
+    config.equal_latency.update(over_base=0.25, ranks=(2, 32))
     config.budgets.parameters = (6_000, 15_000, 30_000)
     config.budgets.over_base = (0.25, 0.5, 1.0)
     config.latency.update(rounds=30, new_tokens=24)
