@@ -109,10 +109,16 @@ def batches_of(shape: Shape, member: training.Member) -> TrainingBatches:
 
 
 def train_together(
-    base: hub.Pretrained, shape: Shape, members: list[training.Member], steps: int, chunk: int
+    base: hub.Pretrained,
+    shape: Shape,
+    members: list[training.Member],
+    steps: int,
+    chunk: int = 0,
+    devices: int = 1,
 ) -> Timed:
-    """All members in one program."""
+    """All members in one program, on one device or in equal parts on several."""
     start = time.perf_counter()
+    split = devices > 1 and len(members) % devices == 0
     sweep = training.make_sweep(
         base.apply,
         base.params,
@@ -121,7 +127,8 @@ def train_together(
         steps=steps,
         init=lambda _, lifted, key: language_model.init_variables(base, lifted, key),
         loss=functools.partial(_loss, base),
-        chunk=chunk,
+        chunk=0 if split else chunk,
+        mesh=training.make_mesh({"data": devices}) if split else None,
     )
     result = training.train_sweep(
         sweep, functools.partial(batches_of, shape), console=Console(quiet=True)
@@ -254,12 +261,14 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=Shape().batch, help="rows of a batch")
     parser.add_argument("--length", type=int, default=Shape().length, help="tokens of a row")
     parser.add_argument("--chunk", type=int, default=0, help="members computed at a time; 0: all")
+    parser.add_argument("--devices", type=int, default=1, help="of JAX, among which members go")
     parser.add_argument("--no-peft", action="store_true", help="leave PEFT out")
     options = parser.parse_args()
     if options.steps < 2 or options.most < 1:
         parser.error("--steps is at least 2, --most at least 1")
     from scripts.bench_machine import machine
 
+    jax.config.update("jax_num_cpu_devices", options.devices)
     jax.config.update("jax_enable_compilation_cache", False)  # or compiling costs nothing
     shape = Shape(batch=options.batch, length=options.length)
     with_peft = not options.no_peft and importlib.util.find_spec("peft") is not None
@@ -278,7 +287,9 @@ def main() -> None:
                 theirs.append(train_in_peft(directory, shape, member, options.steps))
             if len(alone) in COUNTS:
                 members = make_members(len(alone), options.steps)
-                together = train_together(base, shape, members, options.steps, options.chunk)
+                together = train_together(
+                    base, shape, members, options.steps, options.chunk, options.devices
+                )
                 print(row(together, alone, theirs), flush=True)
 
 

@@ -101,6 +101,9 @@ def recommend(
     tied = [choice for choice in equals if _costs_the_same(choice, cheapest)]
     chosen = min(tied, key=lambda choice: (choice.parameters, choice.cost))
     price = f"{cost} {format_cost.format(chosen.cost)}"
+    if len(candidates) == 1:
+        reason = f"{best.name} is the only choice; it scores {_show(best.score)} ({price})."
+        return Recommendation(best.name, reason)
     return Recommendation(chosen.name, _reason(chosen, best, len(equals), len(tied), price))
 
 

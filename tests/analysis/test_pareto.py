@@ -59,6 +59,11 @@ def test_a_real_difference_outweighs_the_cost():
     assert "larger than chance explains" in advice.reason
 
 
+def test_a_choice_without_others_is_not_said_to_differ_from_them():
+    advice = recommend([Candidate("q", (0.70, 0.71, 0.70), (1.0,))], cost="latency")
+    assert advice.reason == "q is the only choice; it scores 0.703 ± 0.014 (latency 1)."
+
+
 DRIFT = np.linspace(1, 10, 30)
 SCORES = (0.79, 0.80, 0.81)
 
