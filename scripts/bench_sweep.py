@@ -127,7 +127,7 @@ def train_together(
         steps=steps,
         init=lambda _, lifted, key: language_model.init_variables(base, lifted, key),
         loss=functools.partial(_loss, base),
-        chunk=0 if split else chunk,
+        chunk=chunk,
         mesh=training.make_mesh({"data": devices}) if split else None,
     )
     result = training.train_sweep(

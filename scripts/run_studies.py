@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -27,13 +28,13 @@ class Study(NamedTuple):
       name: its directory; the experiment comes first.
       arguments: of the experiment; OUT stands for the directory of all studies.
       needs: studies that come before it.
-      alone: whether it measures latency, so that nothing may run beside it.
+      times: what it writes when it has measured latency. Until then all others are held.
     """
 
     name: str
     arguments: str
     needs: tuple[str, ...] = ()
-    alone: bool = False
+    times: str = ""
 
 
 def study(name: str, config: str, flags: str = "", **more: Any) -> Study:
@@ -50,8 +51,8 @@ OURS = "--config.model.path=OUT/pretrain/model"
 NEW = f"{OURS} --config.model.fresh=True"
 BASES = ("lora_vs_full/own", "lora_vs_full/fresh")
 STUDIES = (
-    study("target_modules/e2e", "target_modules.py:e2e", alone=True),
-    study("target_modules/relevancy", "target_modules.py:relevancy", alone=True),
+    study("target_modules/e2e", "target_modules.py:e2e", times="latency.json"),
+    study("target_modules/relevancy", "target_modules.py:relevancy", times="latency.json"),
     study("lora_vs_full/e2e_nlg", "lora_vs_full.py:e2e_nlg"),
     study("pretrain", "pretrain.py"),
     study("learning_rate/e2e_nlg", "learning_rate.py:e2e_nlg"),
@@ -86,6 +87,7 @@ class Runner:
         self._out = out
         self._lanes = lanes
         self._cores = sum(lanes, ())
+        self._timing: Path | None = None  # what is waited for before others may run
         self._running: dict[int, Running] = {}  # by lane
         self.outcomes: dict[str, str] = {}
 
@@ -94,11 +96,12 @@ class Runner:
         waiting = list(studies)
         try:
             while waiting or self._running:
-                if not (self._start_one(waiting) or self._end_some()):
+                if not (self._start_one(waiting) or self._end_some() or self._timing_ends()):
                     time.sleep(0.2)
         finally:
             for _, process, _ in self._running.values():
                 process.terminate()
+                process.send_signal(signal.SIGCONT)
             while self._running:
                 self._end_some()
                 time.sleep(0.2)
@@ -107,12 +110,10 @@ class Runner:
         """Starts the first study that may run now."""
         ahead = {one.name for one in waiting} | {of.study.name for of in self._running.values()}
         free = [lane for lane in range(len(self._lanes)) if lane not in self._running]
-        if any(of.study.alone for of in self._running.values()):
+        if not free or self._timing:
             return False
         for one in waiting:
-            if one.alone and self._running:
-                return False  # it is next: let the others come to their end
-            if free and not ahead & set(one.needs):
+            if not ahead & set(one.needs):
                 waiting.remove(one)
                 self._start(one, free[0])
                 return True
@@ -129,7 +130,11 @@ class Runner:
         words = shlex.split(one.arguments.replace("OUT", shlex.quote(str(self._out))))
         experiment = f"experiments.{one.name.partition('/')[0]}"
         command = [sys.executable, "-m", experiment, *words, f"--workdir={place}"]
-        cores = self._cores if one.alone else self._lanes[lane]
+        cores = self._lanes[lane]
+        if one.times and not (place / one.times).exists():
+            self._timing, cores = place / one.times, self._cores
+            for _, process, _ in self._running.values():
+                process.send_signal(signal.SIGSTOP)
         print(f"== {one.name}: what it says is in {log}", flush=True)
         keep_to(cores)  # which the study inherits
         with log.open("ab") as file:
@@ -143,11 +148,27 @@ class Runner:
         keep_to(self._cores)
         self._running[lane] = Running(one, process, time.monotonic())
 
+    def _timing_ends(self) -> bool:
+        """Sends a study that has measured latency into its lane, and lets the others go on."""
+        if self._timing is None or not self._timing.exists():
+            return False
+        for lane, of in self._running.items():
+            if self._timing.is_relative_to(self._out / of.study.name):
+                keep_to(self._lanes[lane], of.process.pid)
+        self._go_on()
+        return True
+
+    def _go_on(self) -> None:
+        self._timing = None
+        for of in self._running.values():
+            of.process.send_signal(signal.SIGCONT)
+
     def _end_some(self) -> bool:
         """Takes leave of the studies that have ended."""
         ended = [lane for lane, of in self._running.items() if of.process.poll() is not None]
         for lane in ended:
             one, process, started = self._running.pop(lane)
+            self._go_on()  # if it was to measure latency, nothing else would run
             outcome = "failed"
             if process.returncode == 0:
                 # One that was told to stop ends in order, but has no results yet.
@@ -164,10 +185,14 @@ class Runner:
         return self._out / f"{one.name.replace('/', '_')}.log"
 
 
-def keep_to(cores: Sequence[int]) -> None:
-    """Keeps this process to its share of the cores, where the system can do so."""
-    if cores and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, cores)
+def keep_to(cores: Sequence[int], process: int = 0) -> None:
+    """Keeps this or another process to its share of the cores, where the system can do so."""
+    if not cores or not hasattr(os, "sched_setaffinity"):
+        return
+    threads = Path(f"/proc/{process}/task")
+    for thread in [int(path.name) for path in threads.iterdir()] if process else [0]:
+        with contextlib.suppress(ProcessLookupError):  # it may have ended by now
+            os.sched_setaffinity(thread, cores)
 
 
 def share_cores(jobs: int | None) -> list[tuple[int, ...]]:

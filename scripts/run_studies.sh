@@ -13,7 +13,7 @@
 # STUDY: some of the names in scripts/run_studies.py, such as rank/sst2; all of them by default.
 #
 # --jobs N: studies beside each other, each on its share of the cores; by default a core each, up to
-# four, and one at a time on an accelerator. Those that measure latency run first, and alone.
+# four, and one at a time on an accelerator. While one measures latency, nothing runs beside it.
 #
 # Runs on different tasks are not to be compared. The one comparison that is made here is of the
 # same runs on weights that are pretrained and on new ones. Runs of your own on one task are:

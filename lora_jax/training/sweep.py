@@ -202,8 +202,8 @@ def make_sweep(
       rules: which variables train, as for `label`; default the adapter and all else but the params.
       ranks: ranks to leave room for, for all weights or by patterns, so that members of other ranks
         and targets can use the same program later.
-      chunk: members that are computed at a time, so that activations are those of so many; 0 for
-        all at once.
+      chunk: members that a device computes at a time, so that activations are those of so many; 0
+        for all of its own at once. On CPU 1 is fastest.
       micro_batches: as for `make_step`.
       on_divergence: what becomes of a member whose loss or gradient is not finite, or whose loss
         leaps (`optimizer.spike`): it `stop`s, or `skip`s the step. The others go on.
@@ -230,7 +230,7 @@ def make_sweep(
     unequal = joint.unequal(members)
     added = settings(settled[0], dict.fromkeys(unequal, 1.0), 0)
     labels[SETTINGS] = jax.tree.map(lambda _: FROZEN, added)
-    program = Program(params, init, joint, shapes, settled[0], labels, unequal, chunk)
+    program = Program(params, init, joint, shapes, settled[0], labels, unequal, chunk, mesh)
     shardings = None if mesh is None else _shardings(mesh, program)
     one = program.one_step(loss(joint.lifted), steps, micro_batches)
     step = _joint_step(program, one, on_divergence == "stop")
@@ -344,11 +344,12 @@ def _check_counts(
         return
     if jax.process_count() > 1:
         raise ValueError("a sweep runs in one process: give each process members of its own")
-    if chunk:
-        raise ValueError(f"chunk = {chunk}: with a mesh, its data axis splits the members instead")
     if members % (devices := mesh.shape["data"]):
         below = members // devices * devices
         raise ValueError(
             f"{members} members do not divide by mesh.data = {devices}; "
             f"{f'{below} or ' if below else ''}{below + devices} would"
         )
+    of_each = members // devices
+    if chunk and of_each % min(chunk, of_each):
+        raise ValueError(f"chunk = {chunk} does not divide the {of_each} members of each device")

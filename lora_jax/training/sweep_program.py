@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from lora_jax.adapters import common_shapes, pad
@@ -54,7 +55,8 @@ class Program:
       config: settings of the optimiser; those that differ are replaced by arrays.
       labels: of one member's variables, with what the sweep adds to them.
       unequal: paths within the adapter of what trains for some members only.
-      chunk: members computed at a time; 0 for all.
+      chunk: members that a device computes at a time; 0 for all of its own.
+      mesh: devices, among which the members are split along `data`.
     """
 
     params: PyTree
@@ -65,6 +67,7 @@ class Program:
     labels: Mapping[str, Any]
     unequal: tuple[str, ...]
     chunk: int
+    mesh: Mesh | None = None
 
     def fill(self, solo: Solo, settled: OptimizerConfig, data: int) -> dict[str, Any]:
         """The variables with which a member starts, filled up, with its settings.
@@ -119,9 +122,23 @@ class Program:
     def map(self, one: Callable[[PyTree], PyTree], own: PyTree) -> PyTree:
         """Calls a function for each member, all at once or a chunk at a time."""
         count = len(jax.tree.leaves(own)[0])
-        if self.chunk and self.chunk < count:
+        devices = 1 if self.mesh is None else self.mesh.shape["data"]
+        if not self.chunk or self.chunk * devices >= count:
+            return jax.vmap(one)(own)
+        if self.mesh is None:
             return lax.map(one, own, batch_size=self.chunk)
-        return jax.vmap(one)(own)
+        # The members of a device lie side by side. In each turn it takes some of them.
+        turns = (devices, count // (devices * self.chunk), self.chunk)
+        place = NamedSharding(self.mesh, PartitionSpec(None, "data"))
+
+        def part(x: Array) -> Array:
+            x = jnp.swapaxes(jnp.reshape(x, (*turns, *x.shape[1:])), 0, 1)
+            return lax.with_sharding_constraint(x, place)
+
+        def join(x: Array) -> Array:
+            return jnp.reshape(jnp.swapaxes(x, 0, 1), (count, *x.shape[3:]))
+
+        return jax.tree.map(join, lax.map(jax.vmap(jax.vmap(one)), jax.tree.map(part, own)))
 
     def one_step(self, loss_fn: LossFn, steps: int, micro_batches: int) -> OneStep:
         """The step of one member, whose settings are arrays among its frozen variables."""

@@ -84,8 +84,9 @@ def test_a_mesh_that_does_not_divide_the_members_is_refused():
     mesh = training.make_mesh({"data": 8})
     with pytest.raises(ValueError, match=r"3 members do not divide by mesh.data = 8; 8 would"):
         sweeping.sweep([member(name) for name in "abc"], 4, mesh=mesh)
-    with pytest.raises(ValueError, match="chunk = 2: with a mesh"):
-        sweeping.sweep([member(name) for name in "abcdefgh"], 4, mesh=mesh, chunk=2)
+    mesh = training.make_mesh({"data": 2, "fsdp": 4})
+    with pytest.raises(ValueError, match="chunk = 2 does not divide the 3 members of each device"):
+        sweeping.sweep([member(name) for name in "abcdef"], 4, mesh=mesh, chunk=2)
 
 
 OTHERS = {

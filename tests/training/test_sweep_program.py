@@ -169,13 +169,14 @@ def test_members_a_chunk_at_a_time_are_the_same_runs(whole):
     assert_same_runs(sweeping.train_together(by_seed(4), STEPS, chunk=3).runs, whole.runs)
 
 
-def test_members_on_the_devices_of_a_mesh_are_the_same_runs(whole):
+@pytest.mark.parametrize(("devices", "chunk"), [(4, 0), (2, 1)])
+def test_members_on_the_devices_of_a_mesh_are_the_same_runs(devices, chunk, whole):
     members = by_seed(4)
-    mesh = training.make_mesh({"data": 4, "fsdp": 2})
-    sweep = sweeping.sweep(members, STEPS, mesh=mesh)
+    mesh = training.make_mesh({"data": devices, "fsdp": 8 // devices})
+    sweep = sweeping.sweep(members, STEPS, mesh=mesh, chunk=chunk)
     state, frozen = sweep.start()
     for x in jax.tree.leaves((state.trainable, state.opt_state, frozen["sweep"])):
-        assert {shard.data.shape[0] for shard in x.addressable_shards} == {1}
+        assert {shard.data.shape[0] for shard in x.addressable_shards} == {4 // devices}
     for x in jax.tree.leaves(frozen["params"]):
         assert x.sharding.is_fully_replicated
     options = {"console": sweeping.QUIET}
