@@ -113,7 +113,7 @@ def train_together(
     shape: Shape,
     members: list[training.Member],
     steps: int,
-    chunk: int = 0,
+    chunk: int | None = None,
     devices: int = 1,
 ) -> Timed:
     """All members in one program, on one device or in equal parts on several."""
@@ -260,7 +260,7 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=COUNTS[-1], help="members at most")
     parser.add_argument("--batch", type=int, default=Shape().batch, help="rows of a batch")
     parser.add_argument("--length", type=int, default=Shape().length, help="tokens of a row")
-    parser.add_argument("--chunk", type=int, default=0, help="members computed at a time; 0: all")
+    parser.add_argument("--chunk", type=int, help="members computed at a time; 0: all")
     parser.add_argument("--devices", type=int, default=1, help="of JAX, among which members go")
     parser.add_argument("--no-peft", action="store_true", help="leave PEFT out")
     options = parser.parse_args()

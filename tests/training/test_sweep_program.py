@@ -96,7 +96,7 @@ def test_other_members_run_in_the_program_of_the_first_without_compiling():
 
 
 def compiled(count):
-    sweep = sweeping.sweep(by_seed(count, data_seed=0), STEPS)
+    sweep = sweeping.sweep(by_seed(count, data_seed=0), STEPS, chunk=0)
     state, frozen = sweep.start()
     batch = jax.tree.map(lambda x: x[None], next(sweeping.data(sweep.members[0])))
     return sweep.step.lower(state, frozen, batch).compile(), (state, frozen, batch)
@@ -162,11 +162,12 @@ def test_a_member_that_diverges_stops_at_the_step_at_which_it_does_alone_and_the
 
 @pytest.fixture(scope="module")
 def whole():
-    return sweeping.train_together(by_seed(4), STEPS)
+    return sweeping.train_together(by_seed(4), STEPS, chunk=0)
 
 
-def test_members_a_chunk_at_a_time_are_the_same_runs(whole):
-    assert_same_runs(sweeping.train_together(by_seed(4), STEPS, chunk=3).runs, whole.runs)
+@pytest.mark.parametrize("options", [{}, {"chunk": 3}], ids=str)
+def test_members_a_chunk_at_a_time_are_the_same_runs(options, whole):
+    assert_same_runs(sweeping.train_together(by_seed(4), STEPS, **options).runs, whole.runs)
 
 
 @pytest.mark.parametrize(("devices", "chunk"), [(4, 0), (2, 1)])
