@@ -42,17 +42,19 @@ def study(name: str, config: str, flags: str = "", **more: Any) -> Study:
     return Study(name, f"--config=configs/{config} {flags}", **more)
 
 
+TIMES: dict[str, Any] = {"times": "latency.json"}
 # The most telling first. The rates that target_modules chooses for one task serve for others too.
 RATES: dict[str, Any] = {
     "flags": "--config.rates_of=OUT/target_modules/relevancy",
     "needs": ("target_modules/relevancy",),
+    **TIMES,
 }
 OURS = "--config.model.path=OUT/pretrain/model"
 NEW = f"{OURS} --config.model.fresh=True"
 BASES = ("lora_vs_full/own", "lora_vs_full/fresh")
 STUDIES = (
-    study("target_modules/e2e", "target_modules.py:e2e", times="latency.json"),
-    study("target_modules/relevancy", "target_modules.py:relevancy", times="latency.json"),
+    study("target_modules/e2e", "target_modules.py:e2e", **TIMES),
+    study("target_modules/relevancy", "target_modules.py:relevancy", **TIMES),
     study("lora_vs_full/e2e_nlg", "lora_vs_full.py:e2e_nlg"),
     study("pretrain", "pretrain.py"),
     study("learning_rate/e2e_nlg", "learning_rate.py:e2e_nlg"),

@@ -173,7 +173,7 @@ def test_members_a_chunk_at_a_time_are_the_same_runs(options, whole):
 @pytest.mark.parametrize(("devices", "chunk"), [(4, 0), (2, 1)])
 def test_members_on_the_devices_of_a_mesh_are_the_same_runs(devices, chunk, whole):
     members = by_seed(4)
-    mesh = training.make_mesh({"data": devices, "fsdp": 8 // devices})
+    mesh = training.make_mesh({"data": devices, "fsdp": 2, "tensor": 4 // devices})
     sweep = sweeping.sweep(members, STEPS, mesh=mesh, chunk=chunk)
     state, frozen = sweep.start()
     for x in jax.tree.leaves((state.trainable, state.opt_state, frozen["sweep"])):
