@@ -6,7 +6,12 @@ from lora_jax.evaluation.bootstrap import bootstrap_interval
 from lora_jax.evaluation.engine import Engine, NewToken, QueueFullError, TextRequest
 from lora_jax.evaluation.generate import Generated, generate
 from lora_jax.evaluation.growing_text import GrowingText
-from lora_jax.evaluation.intervals import Interval, difference_interval, mean_interval
+from lora_jax.evaluation.intervals import (
+    Interval,
+    difference_interval,
+    mean_interval,
+    paired_interval,
+)
 from lora_jax.evaluation.latency import Latency, measure_latency
 from lora_jax.evaluation.metrics import (
     METRICS,
@@ -53,6 +58,7 @@ __all__ = [
     "mean_interval",
     "measure_latency",
     "measure_responses",
+    "paired_interval",
     "pearson",
     "score_answers",
     "spearman",

@@ -50,6 +50,27 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     return _around(float(sample.mean()), error, freedom, confidence)
 
 
+def paired_interval(first: Sequence[float], second: Sequence[float]) -> Interval:
+    """Difference of scores that come in pairs, one of each system for a seed: what they share goes.
+
+    Args:
+      first: One value a seed.
+      second: The values of the other system, in the order of the same seeds.
+
+    Returns:
+      The mean of first - second and its 95 % interval, as `mean_interval`.
+
+    Raises:
+      ValueError: If the numbers of values differ, or there is none.
+
+    >>> round(paired_interval([0.9, 0.8], [0.8, 0.6]).mean, 3)
+    0.15
+    """
+    if len(first) != len(second):
+        raise ValueError(f"{len(first)} scores and {len(second)} do not come in pairs")
+    return mean_interval(np.subtract(first, second).tolist())
+
+
 def difference_interval(
     first: Sequence[float], second: Sequence[float], confidence: float = 0.95
 ) -> Interval:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lora_jax.evaluation.intervals import Interval, difference_interval, mean_interval
+from lora_jax.evaluation.intervals import Interval, difference_interval, paired_interval
 
 
 class Difference(NamedTuple):
@@ -49,10 +49,8 @@ def paired_difference(first: Sequence[float], second: Sequence[float]) -> Differ
     """
     from scipy.stats import ttest_1samp, wilcoxon
 
-    if len(first) != len(second):
-        raise ValueError(f"{len(first)} scores and {len(second)} do not come in pairs")
+    interval = paired_interval(first, second)
     differences = np.subtract(first, second)
-    interval = mean_interval(differences.tolist())
     if np.allclose(differences, 0, atol=1e-12):
         return Difference(interval, 1.0, 1.0, len(differences))
     if len(differences) < 2:

@@ -36,6 +36,11 @@ class ResponseTimes(NamedTuple):
     first: Latency
     token: Latency | None = None
 
+    @property
+    def main(self) -> Latency:
+        """TPOT of a model that writes, TTFT of one that does not."""
+        return self.first if self.token is None else self.token
+
 
 def measure_responses(
     models: Mapping[str, Model],

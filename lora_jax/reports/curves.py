@@ -1,7 +1,7 @@
 """Learning curves: a value over the steps of training."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,6 +16,24 @@ class Curve(NamedTuple):
     steps: Sequence[float]
     values: Sequence[float] | Sequence[Sequence[float]]
     """[steps], or [seeds, steps]."""
+
+
+def metric_curve(
+    rows: Sequence[Mapping[str, Any]], metric: str, start: float | None = None
+) -> Curve:
+    """Make the curve of a metric of a run.
+
+    Args:
+      rows: Of its metrics, as `training.Result.rows`; some may lack this one.
+      metric: Such as "loss" or "eval/accuracy".
+      start: Its value before the first step, if that is known.
+
+    >>> metric_curve([{"step": 1, "loss": 2.0}, {"step": 2, "lr": 0.1}], "loss", start=3.0)
+    Curve(name='loss', steps=[0, 1], values=[3.0, 2.0])
+    """
+    points = [] if start is None else [(0, start)]
+    points += [(row["step"], row[metric]) for row in rows if row.get(metric) is not None]
+    return Curve(metric, [step for step, _ in points], [value for _, value in points])
 
 
 def curves_plot(

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import numbers
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rich.box import SIMPLE_HEAD
@@ -68,6 +68,45 @@ def plus_minus(
         return f"{interval.mean * scale:.{digits}f}{spread}{unit}"
 
     return write
+
+
+def brackets(form: str = ".3f") -> Callable[[Interval | float], str]:
+    """Make a writer of intervals by their ends, which need not lie evenly around the mean.
+
+    Args:
+      form: Of each number, as in a format string.
+
+    Returns:
+      A function of an interval; one without ends, and a plain number, is written without them.
+
+    >>> brackets("+.2f")(Interval(0.012, 0.002, 0.022))
+    '+0.01 [+0.00, +0.02]'
+    """
+
+    def write(value: Interval | float) -> str:
+        if not isinstance(value, Interval):
+            return f"{value:{form}}"
+        ends = "" if math.isnan(value.low) else f" [{value.low:{form}}, {value.high:{form}}]"
+        return f"{value.mean:{form}}{ends}"
+
+    return write
+
+
+def published_rows(
+    source: str, columns: Sequence[Column], rows: Iterable[Sequence[Any]]
+) -> list[Published]:
+    """Make rows of what was published.
+
+    Args:
+      source: Such as "Hu et al. 2021, table 5".
+      columns: Of the table that shows them.
+      rows: A value for each column, or for the first few.
+
+    >>> published_rows("table 5", [Column("name", "weights"), Column("rank", "rank")], [("Wq", 8)])
+    [Published(source='table 5', row={'name': 'Wq', 'rank': 8})]
+    """
+    fields = [column.field for column in columns]
+    return [Published(source, dict(zip(fields, row, strict=False))) for row in rows]
 
 
 def cells(rows: Sequence[Row], columns: Sequence[Column]) -> list[list[Cell]]:

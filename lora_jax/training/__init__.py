@@ -1,5 +1,6 @@
 """Training: one label tree, one jitted step, one loop, and runs that resume bit for bit."""
 
+from lora_jax.training.adapter_files import read_adapter, save_adapter
 from lora_jax.training.average import averaged
 from lora_jax.training.best import Best
 from lora_jax.training.checkpoints import Checkpoints
@@ -17,9 +18,11 @@ from lora_jax.training.labels import (
 )
 from lora_jax.training.loop import Result, train
 from lora_jax.training.metrics import read_rows
+from lora_jax.training.objective import Objective, labelling, writing
 from lora_jax.training.optimizer import Optimizer, make_optimizer, make_schedule
 from lora_jax.training.placement import (
     check_batch,
+    gather_whole,
     on_mesh,
     place,
     place_batch,
@@ -52,6 +55,7 @@ __all__ = [
     "Checkpoints",
     "Member",
     "MemberRun",
+    "Objective",
     "Optimizer",
     "Result",
     "Resume",
@@ -70,10 +74,12 @@ __all__ = [
     "check_resume",
     "connect",
     "describe_run",
+    "gather_whole",
     "init_state",
     "is_first",
     "join",
     "label",
+    "labelling",
     "lora_plus",
     "make_members",
     "make_mesh",
@@ -88,7 +94,9 @@ __all__ = [
     "place_batch",
     "place_state",
     "process_rows",
+    "read_adapter",
     "read_rows",
+    "save_adapter",
     "split",
     "step_shardings",
     "summary",
@@ -99,4 +107,5 @@ __all__ = [
     "variable_shardings",
     "versions",
     "write_json",
+    "writing",
 ]

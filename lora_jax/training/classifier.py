@@ -9,17 +9,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from scipy.special import logsumexp
 
 from lora_jax.data import Examples, Task, evaluation_batches
 from lora_jax.evaluation import find_metric
 from lora_jax.hub import Pretrained
 from lora_jax.lifting import Lifted
 from lora_jax.models.heads import classify, init_classifier, pool
+from lora_jax.training.labels import FULL, HEAD_ONLY, LORA
 from lora_jax.training.sweep_members import Member, by_task
 
 Variables = Mapping[str, Any]
 Batch = Mapping[str, Any]
 Outputs = Callable[..., jax.Array]
+
+RULES = {"lora": LORA, "head": HEAD_ONLY, "full": FULL}
+"""What trains, by name."""
 
 
 def init_variables(
@@ -103,13 +108,40 @@ def score(
     return {task.metric: find_metric(task.metric)(predicted, examples["label"])}
 
 
+def grade(task: Task, found: np.ndarray, examples: Examples) -> dict[str, float]:
+    """Computes the loss and the metric of a task from what the head returned.
+
+    Args:
+      task: of classes or of scores.
+      found: `[examples, outputs]`; what is not finite, of a run that diverged, is graded nan.
+      examples: what is right.
+
+    Returns:
+      "loss", as of `loss` over all examples, and the metric.
+    """
+    if not np.isfinite(found).all():
+        return {"loss": np.nan, task.metric: np.nan}
+    labels, predicted = examples["label"], labels_of(task, found)
+    if task.classes:
+        losses = logsumexp(found, axis=-1) - found[np.arange(len(found)), labels]
+    else:
+        losses = (predicted - labels) ** 2
+    metric = float(find_metric(task.metric)(predicted, labels))
+    return {"loss": float(losses.mean()), task.metric: metric}
+
+
+def labels_of(task: Task, found: np.ndarray) -> np.ndarray:
+    """The class of the highest logit, or the score, of each example."""
+    return found.argmax(-1) if task.classes else found[:, 0]
+
+
 def predict(
     outputs: Outputs, task: Task, examples: Examples, batch_size: int, variables: Variables
 ) -> np.ndarray:
     """Predicts the class of each example, or its score; `outputs` should be compiled."""
     batches = evaluation_batches(examples, batch_size)
     found = np.concatenate([np.asarray(outputs(variables, b))[:real] for b, real in batches])
-    return found.argmax(-1) if task.classes else found[:, 0]
+    return labels_of(task, found)
 
 
 def score_members(
@@ -139,7 +171,6 @@ def score_members(
         batches = evaluation_batches(examples, batch_size)
         parts = [np.asarray(outputs(variables, b, index))[:, :real] for b, real in batches]
         for i, found in zip(index, np.concatenate(parts, axis=1), strict=True):
-            predicted = found.argmax(-1) if task.classes else found[:, 0]
-            value = find_metric(task.metric)(predicted, examples["label"])
+            value = find_metric(task.metric)(labels_of(task, found), examples["label"])
             scores[members[i].name] = {task.metric: value}
     return scores

@@ -16,10 +16,17 @@ from lora_jax.data import Examples, evaluation_batches
 from lora_jax.hub import Pretrained
 from lora_jax.lifting import Lifted
 from lora_jax.training.cross_entropy import CHUNK, cross_entropy
+from lora_jax.training.labels import Rule
 from lora_jax.training.sweep_members import Member, by_task
 
 Variables = Mapping[str, Any]
 Batch = Mapping[str, Any]
+
+RULES: Mapping[str, Sequence[Rule]] = {
+    "lora": (("adapter/.*", "adapter"), ("params/.*", None)),
+    "full": (("params/.*", "params"),),
+}
+"""What trains, by name: there is no new head, unlike in `training.LORA` and `training.FULL`."""
 
 
 class Predictions(NamedTuple):
@@ -119,6 +126,16 @@ def adapted_head(base: Pretrained, lifted: Lifted | None) -> list[str]:
     return [site.path for site in sites if re.fullmatch(rf"(.*/)?({names})/.*", site.path)]
 
 
+def has_frozen_head(base: Pretrained, lifted: Lifted | None) -> bool:
+    """Whether the head does not train, so that `make_outputs` may take `frozen_head`.
+
+    Args:
+      base: the pretrained decoder.
+      lifted: its function with the adapter that trains; None where the whole decoder does.
+    """
+    return lifted is not None and not adapted_head(base, lifted)
+
+
 def next_tokens(batch: Batch) -> tuple[Int[Array, "batch length"], Float[Array, "batch length"]]:
     """What each place of a batch predicts: the token after it.
 
@@ -171,6 +188,18 @@ def score(
     for batch, real in evaluation_batches(examples, batch_size):
         totals += _totals(outputs(variables, batch), real)
     return _scores(totals)
+
+
+def totals(outputs: Outputs, variables: Variables, batch: Batch) -> Float[Array, "batch 3"]:
+    """Of each row the sums of losses and of right answers over its trained tokens, and how many."""
+    found = outputs(variables, batch)
+    sums = (found.loss * found.weight, found.right * found.weight, found.weight)
+    return jnp.stack([each.sum(-1) for each in sums], -1)
+
+
+def grade(found: Float[np.ndarray, "examples 3"]) -> dict[str, float]:
+    """Computes what `score` does from the `totals` of all examples."""
+    return _scores(found.astype(np.float64).sum(0))
 
 
 def score_members(

@@ -100,6 +100,22 @@ def place_batch(batch: PyTree, sharding: Sharding | None) -> PyTree:
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
 
+def gather_whole(tree: PyTree) -> PyTree:
+    """Gives each process a whole copy of placed arrays; a process that is alone has one.
+
+    Args:
+      tree: arrays on one mesh, of which each process holds its part.
+
+    Returns:
+      The same tree, of arrays on the devices of this process alone.
+    """
+    if jax.process_count() == 1:
+        return tree
+    mesh = jax.tree.leaves(tree)[0].sharding.mesh
+    copied = jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, PartitionSpec()))(tree)
+    return jax.tree.map(lambda x: x.addressable_data(0), copied)
+
+
 def on_mesh(mesh: Mesh, outputs: Callable[..., PyTree]) -> Callable[[PyTree, PyTree], PyTree]:
     """Compiles what a model returns for a batch, for evaluation: every process gets all of it.
 
