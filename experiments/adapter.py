@@ -54,18 +54,9 @@ def save(
     """Writes the factors as PEFT's files, if PEFT has a form for them, and says so or why not."""
     if lifted is None:
         return
-    factors, path = whole(variables["adapter"]), workdir / "adapter"
+    factors, path = training.gather_whole(variables["adapter"]), workdir / "adapter"
     if training.is_first():
         try:
             hub.save_peft(path, lifted, factors, base_name=config.model.path, overwrite=True)
         except ValueError as error:
             console.print(f"no adapter is written in PEFT's form: {error}", markup=False)
-
-
-def whole(tree: Any) -> Any:
-    """A whole copy of arrays for each process, where several hold parts of them."""
-    if jax.process_count() == 1:
-        return tree
-    mesh = jax.tree.leaves(tree)[0].sharding.mesh
-    copied = jax.jit(lambda x: x, out_shardings=jax.NamedSharding(mesh, jax.P()))(tree)
-    return jax.tree.map(lambda x: x.addressable_data(0), copied)

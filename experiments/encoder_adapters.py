@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
 
@@ -20,8 +19,6 @@ from lora_jax.data import Examples, Task, encode, load_task, training_batches
 from lora_jax.data.split import spread
 from lora_jax.reports import plan
 from lora_jax.training.classifier import init_variables, loss, make_outputs, score_members
-
-HEAD = "head.npz"
 
 
 class TaskSets(NamedTuple):
@@ -50,6 +47,12 @@ class Wanted(NamedTuple):
     method: lora.Method
     seed: int
     logged: Mapping[str, Any]
+
+
+def directories(config: ConfigDict) -> list[Path]:
+    """The directories of adapters."""
+    # A text, for a flag with a tuple of absolute paths would have to be quoted twice.
+    return [Path(name.strip()) for name in config.adapters.split(",") if name.strip()]
 
 
 def load_sets(
@@ -86,8 +89,12 @@ def read_or_train(
       ValueError: one diverged; those before it are kept.
     """
     folder = lambda one: workdir / "adapters" / one.name
-    kept = {one.name: read_adapter(folder(one), base, one) for one in wanted}
-    found = {name: variables for name, variables in kept.items() if variables is not None}
+    found = {}
+    for one in wanted:
+        shapes = jax.eval_shape(start_of(base, one), jax.random.key(one.seed))
+        kept = training.read_adapter(folder(one), base, one.lifted, shapes["head"])
+        if kept is not None:
+            found[one.name] = kept
     missing = [one for one in wanted if one.name not in found]
     for start in range(0, len(missing), config.together):
         few = missing[start : start + config.together]
@@ -102,7 +109,7 @@ def read_or_train(
             with (workdir / "metrics.jsonl").open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps({**one.logged, **row}) + "\n" for row in run.rows)
             found[one.name] = {name: run.variables[name] for name in ("adapter", "head")}
-            save_adapter(folder(one), base, one.lifted, found[one.name])
+            training.save_adapter(folder(one), base, one.lifted, found[one.name])
     return [found[one.name] for one in wanted]
 
 
@@ -173,29 +180,3 @@ def describe_alone(config: ConfigDict, base: hub.Pretrained, one: Wanted) -> str
     batch = {name: values[: config.batch_size] for name, values in one.sets.train.items()}
     state, frozen = jax.eval_shape(begin, key)
     return plan.describe_cost(step, state, frozen, batch)
-
-
-def save_adapter(
-    directory: Path, base: hub.Pretrained, lifted: lora.Lifted, variables: dict[str, Any]
-) -> None:
-    """Keeps an adapter as PEFT does, and the head beside it, which is written first."""
-    directory.mkdir(parents=True, exist_ok=True)
-    np.savez(directory / HEAD, allow_pickle=False, **flat(variables["head"]))
-    hub.save_peft(directory, lifted, variables["adapter"], params=base.params, overwrite=True)
-
-
-def read_adapter(directory: Path, base: hub.Pretrained, one: Wanted) -> dict[str, Any] | None:
-    """Reads what `save_adapter` kept, or None if it is not there."""
-    if not (directory / "adapter_config.json").exists():
-        return None
-    head = jax.eval_shape(start_of(base, one), jax.random.key(one.seed))["head"]
-    with np.load(directory / HEAD) as stored:
-        leaves = [jax.numpy.asarray(stored[name]) for name in flat(head)]
-    factors = hub.load_peft(directory, one.lifted, params=base.params)
-    return {"adapter": factors, "head": jax.tree.unflatten(jax.tree.structure(head), leaves)}
-
-
-def flat(tree: Any) -> dict[str, np.ndarray]:
-    """The leaves of a tree by path, as NumPy arrays; shapes stay shapes."""
-    found = jax.tree.leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in found}

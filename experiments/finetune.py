@@ -29,19 +29,25 @@ import lora_jax as lora
 from experiments import adapter
 from experiments.finetune_report import write_report
 from experiments.launch import launch
+from experiments.settings import check_counts
 from lora_jax import hub, training
 from lora_jax.analysis import chip_of
 from lora_jax.data import Examples, bucketed_batches, encode, load_task, training_batches
 from lora_jax.data.buckets import check_lengths
 from lora_jax.data.loader import Batches
 from lora_jax.reports import plan
-from lora_jax.training.classifier import init_variables, loss, make_outputs, predict, score
+from lora_jax.training.classifier import (
+    RULES,
+    init_variables,
+    loss,
+    make_outputs,
+    predict,
+    score,
+)
 from lora_jax.training.labels import nearest
 
 # Fields that may be other ones when a run resumes.
 MAY_CHANGE = ("checkpoint_every", "keep", "mesh", "on_nonfinite")
-
-RULES = {"lora": training.LORA, "head": training.HEAD_ONLY, "full": training.FULL}
 
 
 def defaults() -> ConfigDict:
@@ -200,8 +206,7 @@ def main(
 def check(config: ConfigDict, workdir: Path | None, resume: training.Resume) -> None:
     """Refuses settings that could only fail later."""
     training.check_resume(workdir, resume)
-    if config.steps < 1:
-        raise ValueError(f"steps = {config.steps}: at least 1 is needed")
+    check_counts(config, "steps")
     check_choice("train", config.train, RULES)
     check_choice("on_nonfinite", config.on_nonfinite, ("stop", "skip"))
     check_lengths(config.buckets, config.length)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ from ml_collections import ConfigDict
 
 from lora_jax import reports, training
 from lora_jax.data import Task
-from lora_jax.reports import Curve, Section, curves_plot, html
+from lora_jax.reports import Section, curves_plot, html, metric_curve
 from lora_jax.reports.saved_run import write_predictions
 
 
@@ -43,9 +42,10 @@ def write_report(
         "best_step": best_step,
         "loss": result.last("loss"),
     }
+    draw = lambda metric: curves_plot([metric_curve(result.rows, metric)], y_label=metric)
     curves = [
-        html.figure(_curve(result, "loss"), "Training loss."),
-        html.figure(_curve(result, name), f"{task.metric} on the test set."),
+        html.figure(draw("loss"), "Training loss."),
+        html.figure(draw(name), f"{task.metric} on the test set."),
     ]
     reports.write_report(
         workdir,
@@ -59,9 +59,3 @@ def write_report(
         finding=f"{task.metric} {start:.4f} at the start, {last:.4f} at the end; best {best:.4f}, "
         f"after step {best_step}.",
     )
-
-
-def _curve(result: training.Result, metric: str) -> str:
-    rows: Sequence[dict] = [row for row in result.rows if row.get(metric) is not None]
-    curve = Curve(metric, [row["step"] for row in rows], [row[metric] for row in rows])
-    return curves_plot([curve], y_label=metric)

@@ -31,17 +31,19 @@ from experiments.finetune import (
 )
 from experiments.finetune_text_report import Scored, write_report
 from experiments.launch import launch
+from experiments.settings import check_counts
 from lora_jax import hub, training
 from lora_jax.data.names import known
 from lora_jax.evaluation import BeamSearch, answer, score_answers
 from lora_jax.reports import plan
-from lora_jax.training.language_model import adapted_head, init_variables, loss, make_outputs, score
-
-# What trains: no head, unlike in `training.LORA` and `training.FULL`.
-RULES = {
-    "lora": (("adapter/.*", "adapter"), ("params/.*", None)),
-    "full": (("params/.*", "params"),),
-}
+from lora_jax.training.language_model import (
+    RULES,
+    has_frozen_head,
+    init_variables,
+    loss,
+    make_outputs,
+    score,
+)
 
 
 def defaults() -> ConfigDict:
@@ -131,7 +133,7 @@ def main(
     trained = make_outputs(
         base,
         lifted,
-        frozen_head=config.train == "lora" and not adapted_head(base, lifted),
+        frozen_head=has_frozen_head(base, lifted),
         smoothing=config.label_smoothing,
     )
     step = training.make_step(partial(loss, trained), optimizer, shardings, config.micro_batches)
@@ -199,8 +201,7 @@ def main(
 def check(config: ConfigDict, workdir: Path | None, resume: training.Resume) -> None:
     """Refuses settings that could only fail later."""
     training.check_resume(workdir, resume)
-    if config.steps < 1:
-        raise ValueError(f"steps = {config.steps}: at least 1 is needed")
+    check_counts(config, "steps")
     known(config.train, RULES, "choice of train")
     known(config.on_nonfinite, ("stop", "skip"), "choice of on_nonfinite")
     search_of(config)
@@ -258,7 +259,7 @@ def merge(lifted: lora.Lifted | None, variables: Mapping[str, Any]) -> dict[str,
     params = variables["params"]
     if lifted is not None:
         params = jax.jit(lifted.merge)(params, variables["adapter"])
-    return adapter.whole(params)  # all processes generate the same
+    return training.gather_whole(params)  # all processes generate the same
 
 
 def search_of(config: ConfigDict) -> BeamSearch | None:

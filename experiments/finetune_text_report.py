@@ -11,10 +11,11 @@ from ml_collections import ConfigDict
 from lora_jax import reports, training
 from lora_jax.data import TextRecord, TextTask
 from lora_jax.evaluation import Interval
-from lora_jax.reports import Column, Curve, Section, curves_plot, html
+from lora_jax.reports import Column, Section, brackets, curves_plot, html, metric_curve
 from lora_jax.reports.saved_run import write_predictions
 
 SHOWN = 5  # examples on the page and in results.json
+in_brackets = brackets(".4f")
 
 
 class Scored(NamedTuple):
@@ -32,15 +33,8 @@ class Scored(NamedTuple):
 
     def summary(self, metric: str) -> str:
         """One line."""
-        answers = f", {metric} {write_interval(self.metrics[metric])}" if self.metrics else ""
+        answers = f", {metric} {in_brackets(self.metrics[metric])}" if self.metrics else ""
         return f"test loss {self.losses['loss']:.4f}{answers}"
-
-
-def write_interval(interval: Interval | float) -> str:
-    """Writes a value, and the ends of its interval if it has one."""
-    if isinstance(interval, Interval):
-        return f"{interval.mean:.4f} [{interval.low:.4f}, {interval.high:.4f}]"
-    return f"{interval:.4f}"
 
 
 def write_report(
@@ -69,24 +63,6 @@ def write_report(
         "examples": examples,
         "skipped": skipped,
     }
-    rows = [
-        {"metric": name, "start": first[name], "end": last[name]}
-        for first, last in ((start.metrics, end.metrics), (start.losses, end.losses))
-        for name in first
-    ]
-    columns = [
-        Column("metric", "metric"),
-        Column("start", "before training", write_interval),
-        Column("end", "after", write_interval),
-    ]
-    search = config.decoding
-    how = "greedily" if search.beams == 1 else f"by a search with {search.beams} beams"
-    asked = (
-        f"{len(tests):,} of {len(task.test):,} test records, answered {how}; in brackets 95 % "
-        "intervals of the bootstrap over them."
-    )
-    losses = curves_plot([_curve(result, "loss")])
-    test_losses = curves_plot([_curve(result, "eval/loss", start.losses["loss"])])
     reports.write_report(
         workdir,
         "finetune_text",
@@ -94,16 +70,8 @@ def write_report(
         results,
         title=f"{config.model.name} on {task.name}",
         sections=[
-            Section(
-                "Scores", [html.table(rows, columns, highlight=task.metric), html.paragraph(asked)]
-            ),
-            Section(
-                "Curves",
-                [
-                    html.figure(losses, "Training loss."),
-                    html.figure(test_losses, "Loss on the test set, from before the first step."),
-                ],
-            ),
+            scores_section(config, task, len(tests), start, end),
+            curves_section(result, start),
             Section("Examples", [html.fields(example) for example in examples]),
             Section("Task", [html.paragraph(task.about), html.paragraph(_describe(skipped))]),
         ],
@@ -113,13 +81,40 @@ def write_report(
     )
 
 
+def scores_section(
+    config: ConfigDict, task: TextTask, tests: int, start: Scored, end: Scored
+) -> Section:
+    """Losses and metrics, before and after."""
+    rows = [
+        {"metric": name, "start": first[name], "end": last[name]}
+        for first, last in ((start.metrics, end.metrics), (start.losses, end.losses))
+        for name in first
+    ]
+    columns = [
+        Column("metric", "metric"),
+        Column("start", "before training", in_brackets),
+        Column("end", "after", in_brackets),
+    ]
+    search = config.decoding
+    how = "greedily" if search.beams == 1 else f"by a search with {search.beams} beams"
+    asked = (
+        f"{tests:,} of {len(task.test):,} test records, answered {how}; in brackets 95 % "
+        "intervals of the bootstrap over them."
+    )
+    table = html.table(rows, columns, highlight=task.metric)
+    return Section("Scores", [table, html.paragraph(asked)])
+
+
+def curves_section(result: training.Result, start: Scored) -> Section:
+    """The loss in training, and on the test set."""
+    losses = curves_plot([metric_curve(result.rows, "loss")])
+    tested = metric_curve(result.rows, "eval/loss", start.losses["loss"])
+    said = "Loss on the test set, from before the first step."
+    figures = [html.figure(losses, "Training loss."), html.figure(curves_plot([tested]), said)]
+    return Section("Curves", figures)
+
+
 def _describe(skipped: Sequence[str]) -> str:
     if not skipped:
         return "No record was left out."
     return f"{len(skipped):,} records were left out, the first because of this: {skipped[0]}"
-
-
-def _curve(result: training.Result, metric: str, start: float | None = None) -> Curve:
-    rows = [(row["step"], row[metric]) for row in result.rows if row.get(metric) is not None]
-    steps, values = zip(*([] if start is None else [(0, start)]), *rows, strict=True)
-    return Curve(metric, steps, values)

@@ -160,7 +160,7 @@ class Together:
         return self._programs[key]
 
     def _make(self, first: Choice, members: Sequence[training.Member]) -> Program:
-        subject = self._subject
+        subject, learns = self._subject, self._subject.objective
         alike = [choice for choice in self._choices if choice.alike == first.alike]
         room = {
             target: max(choice.rank for choice in alike if target in choice.targets)
@@ -172,15 +172,15 @@ class Together:
             *subject.inputs,
             members=members,
             steps=first.steps,
-            init=lambda _, lifted, key: subject.init(lifted, key),
-            loss=lambda lifted: partial(subject.loss, subject.outputs(lifted)),
-            rules=subject.rules[first.kind],
+            init=lambda _, lifted, key: learns.init(lifted, key),
+            loss=lambda lifted: partial(learns.loss, learns.outputs(lifted)),
+            rules=learns.rules[first.kind],
             ranks=room or None,
         )
-        predict = sweep.outputs(partial(subject.predict, subject.outputs(sweep.lifted)))
+        predict = sweep.outputs(partial(learns.predict, learns.outputs(sweep.lifted)))
         remember = None
         if subject.own is not None:
-            remember = sweep.outputs(subject.remember(sweep.lifted))
+            remember = sweep.outputs(subject.own.predict(sweep.lifted))
         return Program(sweep, predict, remember)
 
 
@@ -220,28 +220,22 @@ def score_all(
             axis=1,
         )
 
-    predict = program.predict
-    validation, test = run(predict, subject.validation), run(predict, subject.test)
-    scores = []
-    for chosen_by, scored in zip(validation, test, strict=True):
-        own, loss = (
-            subject.score(scored, subject.test),
-            subject.score(chosen_by, subject.validation),
-        )
-        scores.append(
-            {"validation": loss["loss"], "test": own[subject.metric], "test_loss": own["loss"]}
-        )
+    grade, scores = subject.objective.grade, []
+    chosen_by, scored = (run(program.predict, part) for part in (subject.validation, subject.test))
+    for validation, test in zip(chosen_by, scored, strict=True):
+        own, loss = grade(test, subject.test), grade(validation, subject.validation)["loss"]
+        scores.append({"validation": loss, "test": own[subject.metric], "test_loss": own["loss"]})
     if program.remember is not None and subject.own is not None:
-        remembered = run(program.remember, subject.own)
+        remembered = run(program.remember, subject.own.examples)
         for score, found in zip(scores, remembered, strict=True):
-            score.update(subject.remembered(found, subject.own))
+            score.update(subject.own.grade(found, subject.own.examples))
     return scores
 
 
 def make_outcome(losses: np.ndarray, scores: Mapping[str, Any], subject: Subject) -> Outcome:
     """Gathers what became of a run, from the last row of its metrics."""
     found = lambda name: scores.get(f"eval/{name}", np.nan)
-    left = subject.remembers if subject.own is not None else ()
+    left = subject.own.scores if subject.own is not None else ()
     return Outcome(
         tuple(losses.tolist()),
         *(found("validation"), found("test"), found("test_loss")),

@@ -25,6 +25,7 @@ from rich.console import Console
 import lora_jax as lora
 from experiments.latency_report import BASE, MERGED, UNMERGED, Cell, print_cells, write_report
 from experiments.launch import launch
+from experiments.settings import check_counts
 from lora_jax import models, training
 from lora_jax.evaluation import Latency, measure_latency
 from lora_jax.models.bottleneck import add_bottlenecks
@@ -99,8 +100,7 @@ def main(config: ConfigDict, workdir: Path | None) -> None:
 
 def check(config: ConfigDict) -> None:
     """Refuses what could only fail after minutes."""
-    if config.rounds < 1:
-        raise ValueError(f"rounds = {config.rounds}: at least 1 is needed")
+    check_counts(config, "rounds")
     for batch, length in config.grid:
         if batch < 1 or not 1 <= length <= config.model.positions:
             raise ValueError(

@@ -22,6 +22,7 @@ from experiments import study, subject
 from experiments.joint import FULL, Choice
 from experiments.launch import launch
 from experiments.learning_rate_report import print_rates, write_report
+from experiments.settings import check_ranks
 from experiments.study import check, count_trained, describe, run_study
 from experiments.subject import load
 from lora_jax import training
@@ -52,6 +53,7 @@ def main(config: ConfigDict, workdir: Path | None) -> None:
             f"search_seeds = {config.search_seeds}: the whole grid is trained, with all "
             f"{len(config.seeds)} seeds"
         )
+    check_ranks(config.ranks)
     for kind, rates in config.rates.items():
         if len(rates) < 3:
             raise ValueError(f"rates.{kind} = {list(rates)}: a parabola takes at least 3")

@@ -19,15 +19,16 @@ from lora_jax.evaluation import Interval, mean_interval
 from lora_jax.reports import (
     Column,
     Curve,
-    Published,
     Section,
     Series,
+    brackets,
     curves_plot,
     html,
+    plus_minus,
     print_table,
+    published_rows,
     series_plot,
 )
-from lora_jax.reports.tables import plus_minus
 
 NOTES = (
     "The optimum is the vertex of the parabola in log(rate) through the lowest mean loss and its "
@@ -49,6 +50,7 @@ CLAIMS = (
     ("the same, for runs of 100 steps or fewer", "about 15"),
     ("best rate, ranks 4 to 512", "changes by less than 2 times"),
 )
+in_brackets = brackets(".3g")
 CLAIM_COLUMNS = [Column("claim", "claim"), Column("value", "value")]
 
 
@@ -95,30 +97,23 @@ def rows_of(config: ConfigDict, choices: Sequence[Choice], found: Found) -> list
 
 def finding_of(rows: Sequence[Row]) -> str:
     """How much the best rate depends on the rank, and how it compares with full fine-tuning."""
-    adapters = [row for row in rows if row.ratio is not None]
-    rates = [row.optimum.rate.mean for row in adapters]
+    adapters = [(row, row.ratio) for row in rows if row.ratio is not None]
+    rates = [row.optimum.rate.mean for row, _ in adapters]
     parts = [
-        f"The best rate of {row.name} is {brackets(row.optimum.rate)}, {brackets(row.ratio)} times "
-        f"that of full fine-tuning{' (an edge of the grid)' if row.optimum.at_edge else ''}."
-        for row in adapters
+        f"The best rate of {row.name} is {in_brackets(row.optimum.rate)}, {in_brackets(ratio)} "
+        f"times that of full fine-tuning{' (an edge of the grid)' if row.optimum.at_edge else ''}."
+        for row, ratio in adapters
     ]
     return " ".join([*parts, f"Between ranks it changes {max(rates) / min(rates):.2f} times."])
-
-
-def brackets(interval: Interval | None) -> str:
-    """An interval that need not be symmetric."""
-    if interval is None:
-        return "–"
-    return f"{interval.mean:.3g} [{interval.low:.3g}, {interval.high:.3g}]"
 
 
 def columns_of(about: Subject) -> list[Column]:
     """The columns of the table."""
     return [
         Column("name", "trained"),
-        Column("rate", "best learning rate", brackets),
+        Column("rate", "best learning rate", in_brackets),
         Column("edge", "at an edge"),
-        Column("ratio", "over full fine-tuning's", brackets),
+        Column("ratio", "over full fine-tuning's", in_brackets),
         Column("best", "best of the grid", "{:g}"),
         Column("score", f"test {about.metric} there", plus_minus(3)),
     ]
@@ -148,10 +143,7 @@ def write_report(
     rows = rows_of(config, choices, found)
     finding = finding_of(rows)
     overlay, spread = overlay_section(config, choices, found)
-    claims = [
-        Published('Schulman et al. 2025, "LoRA Without Regret"', {"claim": claim, "value": value})
-        for claim, value in CLAIMS
-    ]
+    claims = published_rows('Schulman et al. 2025, "LoRA Without Regret"', CLAIM_COLUMNS, CLAIMS)
     series = []
     for choice in choices:
         rates, losses = grid_of(config, choice, found)

@@ -15,26 +15,19 @@ Less"; Schulman et al. 2025, "LoRA Without Regret".
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-import jax
-import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
 
 from experiments import study, subject
-from experiments.joint import FULL, LORA, Choice, adapt
+from experiments.joint import Choice
 from experiments.launch import launch
-from experiments.lora_vs_full_report import Cost, Setting, print_comparison, write_report
+from experiments.lora_vs_full_costs import measure_costs
+from experiments.lora_vs_full_report import Setting, print_comparison, write_report
 from experiments.study import check, count_trained, describe, run_study
-from experiments.subject import Subject, load
+from experiments.subject import load
 from lora_jax import training
-from lora_jax.analysis.memory import total_bytes
-from lora_jax.data import training_batches
 
 
 def defaults() -> ConfigDict:
@@ -70,8 +63,8 @@ def main(config: ConfigDict, workdir: Path | None) -> None:
     # ---- Training; then what a run of each takes, alone
     training.open_workdir(workdir, config.to_dict())
     found = run_study(config, about, groups, workdir / "metrics.jsonl", console)
-    costs = measure_costs(config, about, settings[0])
-    before = remember_base(config, about)
+    costs = measure_costs(config, about, settings[0].lora, settings[0].full)
+    before = about.own.score_base(about.base) if about.own is not None else {}
 
     write_report(workdir, config, about, settings, found, costs, before)
     print_comparison(console, config, about, settings, found, costs)
@@ -120,69 +113,6 @@ def make_setting(
         name,
         Choice(f"LoRA, {name}", tuple(config.targets), config.rank, *size),
         Choice(f"full fine-tuning, {name}", (), 0, *size),
-    )
-
-
-def remember_base(config: ConfigDict, about: Subject) -> dict[str, float]:
-    """What the base itself scores on its own domain."""
-    if about.own is None:
-        return {}
-    remember = jax.jit(about.remember(None))
-    found = np.asarray(remember({"params": about.base.params}, about.own))
-    return about.remembered(found, about.own)
-
-
-def measure_costs(config: ConfigDict, about: Subject, setting: Setting) -> list[Cost]:
-    """Compiles one run of each, and times their steps by turns."""
-    prepared = [prepare(config, about, choice) for choice in (setting.lora, setting.full)]
-    seconds: list[list[float]] = [[], []]
-    for turn in range(config.timed_steps + 1):
-        for which, (step, state, frozen, batch) in enumerate(prepared):
-            started = time.perf_counter()
-            after = jax.block_until_ready(step(state, frozen, batch))[0]
-            prepared[which] = (step, after, frozen, batch)
-            if turn:  # the first of each may still be warming up
-                seconds[which].append(time.perf_counter() - started)
-    return [
-        make_cost(kind, *one, times)
-        for kind, one, times in zip((LORA, FULL), prepared, seconds, strict=True)
-    ]
-
-
-def prepare(config: ConfigDict, about: Subject, choice: Choice) -> tuple[Any, Any, Any, Any]:
-    """The compiled step of a run alone, its state, what is frozen, and a batch."""
-    lifted = adapt(about, choice)
-    variables = about.init(lifted, jax.random.key(0))
-    labels = training.label(variables, about.rules[choice.kind])
-    settings = {**config.optimizer.to_dict(), "learning_rate": config.rates[choice.kind][0]}
-    optimizer = training.make_optimizer(settings, labels, config.steps)
-    state, frozen = training.init_state(variables, labels, optimizer, jax.random.key(0))
-    step: Any = training.make_step(partial(about.loss, about.outputs(lifted)), optimizer)
-    batch = next(training_batches(about.train, choice.batch_size, seed=0))
-    return step.lower(state, frozen, batch).compile(), state, frozen, batch
-
-
-def make_cost(
-    kind: str,
-    step: Any,
-    state: training.TrainState,
-    frozen: Any,
-    batch: Any,
-    times: Sequence[float],
-) -> Cost:
-    """Gathers what a run of a kind takes."""
-    memory = step.memory_analysis()
-    return Cost(
-        name=kind,
-        trained=total_bytes(state.trainable),
-        optimizer=total_bytes(state.opt_state),
-        frozen=total_bytes(frozen),
-        temporaries=memory.temp_size_in_bytes,
-        peak=memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-        + memory.temp_size_in_bytes,
-        seconds=[float(x) for x in times],
     )
 
 

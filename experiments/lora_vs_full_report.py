@@ -11,22 +11,23 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from experiments.joint import Choice
-from experiments.study import Found
+from experiments.lora_vs_full_costs import COST_COLUMNS, Cost, cost_lines, costs_section
+from experiments.study import Found, score_columns
 from experiments.subject import Subject
 from lora_jax import reports
 from lora_jax.analysis.pareto import Candidate
-from lora_jax.evaluation import Interval, mean_interval
+from lora_jax.evaluation import Interval, mean_interval, paired_interval
 from lora_jax.reports import (
     Column,
-    Curve,
-    Published,
     Section,
+    brackets,
     curves_plot,
     html,
+    plus_minus,
     print_table,
+    published_rows,
     tradeoff_plot,
 )
-from lora_jax.reports.tables import plus_minus
 
 NOTES = (
     "± is the 95 % t-interval of the mean over {seeds} seeds. Differences are taken seed by seed, "
@@ -43,23 +44,29 @@ OWN = {
     "scores; the head of the task takes no part in it.",
     "embedding_cosine": "Mean cosine of the embedding of a sentence before and after.",
 }
-COSTS = (
-    "Of one run alone in the usual setting. Checkpoint: the weights that trained. Peak: arguments, "
-    "results and temporaries of the compiled step, as XLA lays it out for CPU. Seconds: median of "
-    "{steps} steps, both by turns."
-)
-
-# Hu et al. 2021, table 16: MNLI accuracy of GPT-3 on few examples.
-TABLE_16 = {
-    "full fine-tuning": (60.2, 85.8, 88.9, 89.5),
-    "LoRA": (63.8, 85.6, 89.2, 91.7),
-}
-# The same, tables 2 and 4.
+# Hu et al. 2021, tables 2 and 4.
 QUALITY = (
-    ("RoBERTa base, average of GLUE", 86.4, 87.2, "table 2"),
-    ("RoBERTa large, average of GLUE", 88.9, 89.0, "table 2"),
-    ("GPT-3 175B, WikiSQL (37.7M parameters)", 73.8, 74.0, "table 4"),
-    ("GPT-3 175B, MNLI (4.7M parameters)", 89.5, 91.7, "table 4"),
+    ("RoBERTa base, average of GLUE (table 2)", 86.4, 87.2),
+    ("RoBERTa large, average of GLUE (table 2)", 88.9, 89.0),
+    ("GPT-3 175B, WikiSQL, 37.7M parameters (table 4)", 73.8, 74.0),
+    ("GPT-3 175B, MNLI, 4.7M parameters (table 4)", 89.5, 91.7),
+)
+QUALITY_COLUMNS = (
+    Column("name", "model and task"),
+    Column("full", "full fine-tuning"),
+    Column("lora", "LoRA"),
+)
+# The same, table 16: MNLI accuracy of GPT-3 on few examples.
+TABLE_16 = (
+    ("full fine-tuning", 60.2, 85.8, 88.9, 89.5),
+    ("LoRA", 63.8, 85.6, 89.2, 91.7),
+)
+TABLE_16_COLUMNS = (
+    Column("name", "GPT-3, MNLI accuracy, %"),
+    Column("n100", "100 examples"),
+    Column("n1k", "1k"),
+    Column("n10k", "10k"),
+    Column("all", "392k"),
 )
 
 
@@ -69,18 +76,6 @@ class Setting(NamedTuple):
     name: str
     lora: Choice
     full: Choice
-
-
-class Cost(NamedTuple):
-    """Bytes of a run alone, and the seconds of some of its steps."""
-
-    name: str
-    trained: int
-    optimizer: int
-    frozen: int
-    temporaries: int
-    peak: int
-    seconds: list[float]
 
 
 class Row(NamedTuple):
@@ -129,21 +124,17 @@ def differences_of(
     for setting in settings[1:]:
         for own, other in ((setting.lora, usual.lora), (setting.full, usual.full)):
             lines.append(difference(f"{own.name} − usual", own, other, found))
-    for name in found.of(usual.lora.name, config.seeds)[0].left:
-        pairs = zip(
-            found.of(usual.lora.name, config.seeds),
-            found.of(usual.full.name, config.seeds),
-            strict=True,
-        )
-        gaps = [first.left[name] - second.left[name] for first, second in pairs]
-        lines.append({"name": f"LoRA − full, {name}", "difference": mean_interval(gaps)})
+    adapted, whole = (found.of(c.name, config.seeds) for c in (usual.lora, usual.full))
+    for name in adapted[0].left:
+        gap = paired_interval(*([run.left[name] for run in runs] for runs in (adapted, whole)))
+        lines.append({"name": f"LoRA − full, {name}", "difference": gap})
     return lines
 
 
 def difference(name: str, first: Choice, second: Choice, found: Found) -> dict:
     """The difference of two choices' scores, seed by seed."""
-    pairs = zip(found.scores[first.name], found.scores[second.name], strict=True)
-    return {"name": name, "difference": mean_interval([a - b for a, b in pairs])}
+    gap = paired_interval(found.scores[first.name], found.scores[second.name])
+    return {"name": name, "difference": gap}
 
 
 def finding_of(
@@ -157,19 +148,17 @@ def finding_of(
             continue
         gap = line["difference"]
         told = "not told from zero" if not gap.low > 0 and not gap.high < 0 else "told from zero"
-        parts.append(f"{line['name']}: {gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}], {told}.")
+        parts.append(f"{line['name']}: {brackets('+.3f')(gap)}, {told}.")
     ratio = found.rates[usual.lora.name] / found.rates[usual.full.name]
     return f"In {about.metric}: {' '.join(parts)} LoRA's chosen learning rate is {ratio:g} times."
 
 
 def columns_of(about: Subject, rows: Sequence[Row]) -> list[Column]:
     """The columns of the table of scores."""
-    score = [] if about.lower_is_better else [Column("score", about.metric, plus_minus(3))]
     return [
         Column("name", "trained"),
         Column("rate", "learning rate", "{:g}"),
-        *score,
-        Column("test_loss", "test loss", plus_minus(3)),
+        *score_columns(about),
         *(Column(name, name.replace("_", " "), plus_minus(3)) for name in rows[0].left),
     ]
 
@@ -179,30 +168,6 @@ def lines_of(rows: Sequence[Row]) -> list[dict]:
     return [{**row._asdict(), **row.left} for row in rows]
 
 
-def cost_lines(costs: Sequence[Cost]) -> list[dict]:
-    """The costs as the table shows them, in MiB and milliseconds."""
-    mebibytes = lambda count: count / 2**20
-    return [
-        {
-            "name": cost.name,
-            "checkpoint": mebibytes(cost.trained),
-            "optimizer": mebibytes(cost.optimizer),
-            "temporaries": mebibytes(cost.temporaries),
-            "peak": mebibytes(cost.peak),
-            "step": 1000 * float(np.median(cost.seconds)),
-        }
-        for cost in costs
-    ]
-
-
-COST_COLUMNS = [
-    Column("name", "trained"),
-    Column("checkpoint", "checkpoint, MiB", "{:.2f}"),
-    Column("optimizer", "optimiser state, MiB", "{:.2f}"),
-    Column("temporaries", "temporaries, MiB", "{:.1f}"),
-    Column("peak", "peak of a step, MiB", "{:.1f}"),
-    Column("step", "step, ms", "{:.1f}"),
-]
 DIFFERENCE_COLUMNS = [
     Column("name", "difference"),
     Column("difference", "mean and 95 % interval", plus_minus(3)),
@@ -239,41 +204,11 @@ def write_report(
     rows = rows_of(config, settings, found)
     lines = differences_of(config, about, settings, found)
     finding = finding_of(about, settings, found, lines)
-    notes = NOTES.format(
-        seeds=len(config.seeds),
-        validation=config.examples.validation,
-        search=config.search_seeds,
-        rank=config.rank,
-        targets=", ".join(config.targets),
-        alpha=config.alpha,
-    )
-    curves = [
-        Curve(
-            choice.name,
-            range(1, choice.steps + 1),
-            [run.losses for run in found.of(choice.name, config.seeds)],
-        )
-        for choice in (settings[0].lora, settings[0].full)
-    ]
-    sections = [
-        Section(
-            "Results",
-            [
-                html.table(lines_of(rows), columns_of(about, rows)),
-                html.table(lines, DIFFERENCE_COLUMNS),
-                html.paragraph(notes),
-                html.figure(curves_plot(curves), "Training loss: mean over the seeds, and range."),
-            ],
-        )
-    ]
+    sections = [results_section(config, about, settings, rows, lines, found)]
     if before:
         sections.append(forgetting_section(config, about, settings, found, before))
-    costs_text = COSTS.format(steps=config.timed_steps)
     sections += [
-        Section(
-            "Costs",
-            [html.table(cost_lines(costs), COST_COLUMNS), html.paragraph(costs_text)],
-        ),
+        costs_section(config, costs),
         published_section(),
         Section("Task", [html.paragraph(about.about)]),
     ]
@@ -293,6 +228,36 @@ def write_report(
         sections=sections,
         lead=f"{about.name}, {config.steps} steps of {config.batch_size} examples.",
         finding=finding,
+    )
+
+
+def results_section(
+    config: ConfigDict,
+    about: Subject,
+    settings: Sequence[Setting],
+    rows: Sequence[Row],
+    lines: Sequence[dict],
+    found: Found,
+) -> Section:
+    """The tables, and learning curves of the usual setting."""
+    notes = NOTES.format(
+        seeds=len(config.seeds),
+        validation=config.examples.validation,
+        search=config.search_seeds,
+        rank=config.rank,
+        targets=", ".join(config.targets),
+        alpha=config.alpha,
+    )
+    usual = (settings[0].lora.name, settings[0].full.name)
+    plot = curves_plot([found.curve(name, config.seeds) for name in usual])
+    return Section(
+        "Results",
+        [
+            html.table(lines_of(rows), columns_of(about, rows)),
+            html.table(lines, DIFFERENCE_COLUMNS),
+            html.paragraph(notes),
+            html.figure(plot, "Training loss: mean over the seeds, and range."),
+        ],
     )
 
 
@@ -332,37 +297,7 @@ def forgetting_section(
 
 def published_section() -> Section:
     """What Hu et al. published."""
-    quality = [
-        Published(f"Hu et al. 2021, {where}", {"name": name, "full": full, "lora": lora})
-        for name, full, lora, where in QUALITY
-    ]
-    few = [
-        Published(
-            "Hu et al. 2021, table 16",
-            {"name": name, **dict(zip(("n100", "n1k", "n10k", "all"), scores, strict=True))},
-        )
-        for name, scores in TABLE_16.items()
-    ]
-    return Section(
-        "Published",
-        [
-            html.table(
-                quality,
-                [
-                    Column("name", "model and task"),
-                    Column("full", "full fine-tuning"),
-                    Column("lora", "LoRA"),
-                ],
-            ),
-            html.table(
-                few,
-                [
-                    Column("name", "GPT-3, MNLI accuracy, %"),
-                    Column("n100", "100 examples"),
-                    Column("n1k", "1k"),
-                    Column("n10k", "10k"),
-                    Column("all", "392k"),
-                ],
-            ),
-        ],
-    )
+    quality = published_rows("Hu et al. 2021", QUALITY_COLUMNS, QUALITY)
+    few = published_rows("Hu et al. 2021, table 16", TABLE_16_COLUMNS, TABLE_16)
+    tables = [html.table(quality, QUALITY_COLUMNS), html.table(few, TABLE_16_COLUMNS)]
+    return Section("Published", tables)

@@ -24,7 +24,7 @@ from rich.console import Console
 
 import lora_jax as lora
 from experiments.adapter import method_of
-from experiments.finetune import RULES, check_choice
+from experiments.finetune import check_choice
 from experiments.launch import launch
 from experiments.plan_report import StepPlan, print_plan, write_report
 from lora_jax import hub, models, training
@@ -124,7 +124,6 @@ def check(config: ConfigDict) -> None:
             f"the config has no {', '.join(missing)}: a plan is of one run, by a config of "
             f"experiments.plan, experiments.finetune or experiments.finetune_text"
         )
-    check_choice("train", config.train, RULES)
 
 
 def length_of(config: ConfigDict) -> int:
@@ -191,6 +190,8 @@ class Run(NamedTuple):
 def describe_run(config: ConfigDict, base: hub.Pretrained) -> Run:
     """Decides what trains, as the experiment of the config would."""
     writes = hasattr(base.config, "eos_ids")
+    rules = language_model.RULES if writes else classifier.RULES
+    check_choice("train", config.train, rules)
     ids = jax.ShapeDtypeStruct((config.batch_size, length_of(config)), "int32")
     inputs = (ids,) if writes else (ids, ids, ids)
     lifted = None
@@ -199,11 +200,10 @@ def describe_run(config: ConfigDict, base: hub.Pretrained) -> Run:
         lifted = lora.lift(base.apply, base.params, *inputs, method=method, targets=config.targets)
     if writes:
         init = language_model.init_variables
-        still = config.train == "lora" and not language_model.adapted_head(base, lifted)
+        still = language_model.has_frozen_head(base, lifted)
         outputs = language_model.make_outputs(base, lifted, frozen_head=still)
         loss = partial(language_model.loss, outputs)
         batch = {"ids": ids, "trained": ids, "segments": ids}
-        rules = [rule for rule in RULES[config.train] if not rule[0].startswith("head/")]
     else:
         task = load_task(config.task.name, config.task.options)
         label = "int32" if task.classes else "float32"
@@ -211,10 +211,9 @@ def describe_run(config: ConfigDict, base: hub.Pretrained) -> Run:
         loss = partial(classifier.loss, classifier.make_outputs(base, lifted, config.pooling))
         batch = {"ids": ids, "mask": ids, "type_ids": ids}
         batch["label"] = jax.ShapeDtypeStruct((config.batch_size,), label)
-        rules = list(RULES[config.train])
     make = lambda params, key: init(base._replace(params=params), lifted, key=key)
     variables = jax.eval_shape(make, base.params, jax.random.key(0))
-    labels = training.label(variables, rules, lifted.frozen if lifted else ())
+    labels = training.label(variables, rules[config.train], lifted.frozen if lifted else ())
     tokens = ids.size  # of a step, if no row is padded
     optimizer = training.make_optimizer(config.optimizer, labels, config.steps, tokens)
     return Run(lifted, variables, labels, optimizer, batch, loss)

@@ -23,6 +23,7 @@ from rich.console import Console
 
 from experiments.launch import launch
 from experiments.pretrain_report import Pretraining, write_report
+from experiments.settings import check_counts
 from lora_jax import hub, models, training
 from lora_jax.data import TextTask, count, load_text_task, training_batches
 from lora_jax.data.packing import Rows
@@ -30,9 +31,8 @@ from lora_jax.data.streams import cut_stream
 from lora_jax.hub.new_tokenizer import train_tokenizer
 from lora_jax.models.decoder import DecoderConfig
 from lora_jax.reports import plan
-from lora_jax.training.language_model import loss, make_outputs, score
+from lora_jax.training.language_model import RULES, loss, make_outputs, score
 
-RULES = (("params/.*", "params"),)  # everything trains
 MAY_CHANGE = ("checkpoint_every", "keep")
 
 
@@ -85,9 +85,7 @@ class Corpus(NamedTuple):
 def main(config: ConfigDict, workdir: Path | None) -> None:
     """Trains, or prints the plan if there is no workdir."""
     console = Console(highlight=False, soft_wrap=True)
-    for name in ("steps", "evaluation_rows"):
-        if config[name] < 1:
-            raise ValueError(f"{name} = {config[name]}: at least 1 is needed")
+    check_counts(config, "steps", "evaluation_rows")
     described = describe_model(config)
     if config.length > described.max_length:
         raise ValueError(
@@ -106,7 +104,7 @@ def main(config: ConfigDict, workdir: Path | None) -> None:
     key = jax.random.key(config.seed)
     fresh = partial(models.init, described)
     shapes = {"params": jax.eval_shape(fresh, key)}
-    labels = training.label(shapes, RULES)
+    labels = training.label(shapes, RULES["full"])
     optimizer = training.make_optimizer(config.optimizer, labels, config.steps)
     base = hub.Pretrained(apply, shapes["params"], described, corpus.tokenizer, Path())
     outputs = make_outputs(base, None)

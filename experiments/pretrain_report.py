@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from lora_jax import reports, training
 from lora_jax.data import TextTask
-from lora_jax.reports import Column, Curve, Section, curves_plot, html
+from lora_jax.reports import Column, Section, curves_plot, html, metric_curve
 
 CONTROLS = (
     "Uniform: every token equally likely. Frequencies: tokens as often as in the training text, "
@@ -70,7 +70,7 @@ def write_report(
         Column("bits", "bits a character", "{:.3f}"),
     ]
     hashes = {name: value for name, value in found._asdict().items() if name.endswith("_sha256")}
-    curves = [_curve(result, "loss"), _curve(result, "eval/loss")]
+    curves = [metric_curve(result.rows, name) for name in ("loss", "eval/loss")]
     reports.write_report(
         workdir,
         "pretrain",
@@ -91,9 +91,3 @@ def write_report(
         finding=f"{found.loss:.4f} nats a token, {found.bits_per_character:.3f} bits a character, "
         f"{found.token_accuracy:.1%} of the tokens right.",
     )
-
-
-def _curve(result: training.Result, metric: str) -> Curve:
-    rows = [(row["step"], row[metric]) for row in result.rows if row.get(metric) is not None]
-    steps, values = zip(*rows, strict=True)
-    return Curve(metric, steps, values)

@@ -24,6 +24,7 @@ from experiments import study, subject
 from experiments.joint import Choice
 from experiments.launch import launch
 from experiments.rank_report import Stored, print_ranks, write_report
+from experiments.settings import check_ranks
 from experiments.study import check, count_trained, describe, names_of, run_study
 from experiments.subject import Subject, load
 from lora_jax import training
@@ -50,8 +51,7 @@ def main(config: ConfigDict, workdir: Path | None) -> None:
     """Runs the study, or prints its plan if there is no workdir."""
     console = Console(highlight=False, soft_wrap=True)
     check(config)
-    if not len(config.ranks) or min(config.ranks) < 1 or len(set(config.ranks)) < len(config.ranks):
-        raise ValueError(f"ranks = {list(config.ranks)}: name one or more different ranks from 1")
+    check_ranks(config.ranks)
 
     # ---- The task, the base, and every rank on every set of targets
     about = load(config)

@@ -10,24 +10,24 @@ import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from experiments.study import Found, names_of
+from experiments.study import Found, names_of, score_columns
 from experiments.subject import Subject
 from lora_jax import reports
-from lora_jax.evaluation import Interval, mean_interval
+from lora_jax.evaluation import Interval, mean_interval, paired_interval
 from lora_jax.reports import (
     Column,
-    Curve,
-    Published,
     Section,
     Series,
     SeriesPanel,
+    brackets,
     curves_plot,
     html,
+    plus_minus,
     print_table,
+    published_rows,
     series_panels,
     series_plot,
 )
-from lora_jax.reports.tables import plus_minus
 
 NOTES = (
     "± is the 95 % t-interval of the mean over {seeds} seeds; a seed sets the new weights and the "
@@ -56,20 +56,31 @@ TABLE_6 = {
     },
 }  # fmt: skip
 # The same, table 15: more parameters on the same two tasks.
-TABLE_15 = {
-    "Wq, Wv r=2": ("9.4M", 73.3, 91.4),
-    "Wq, Wv r=8": ("37.7M", 73.8, 91.6),
-    "Wq, Wv r=64": ("301.9M", 73.6, 91.4),
-    "all four r=1": ("9.4M", 74.1, 91.2),
-    "all four r=4": ("37.7M", 74.0, 91.7),
-    "all four r=64": ("603.8M", 73.9, 91.4),
-}
+TABLE_15 = (
+    ("Wq, Wv r=2", "9.4M", 73.3, 91.4),
+    ("Wq, Wv r=8", "37.7M", 73.8, 91.6),
+    ("Wq, Wv r=64", "301.9M", 73.6, 91.4),
+    ("all four r=1", "9.4M", 74.1, 91.2),
+    ("all four r=4", "37.7M", 74.0, 91.7),
+    ("all four r=64", "603.8M", 73.9, 91.4),
+)
+TABLE_15_COLUMNS = (
+    Column("name", "GPT-3, targets"),
+    Column("parameters", "parameters"),
+    Column("wikisql", "WikiSQL, %"),
+    Column("mnli", "MNLI, %"),
+)
 # The same, table 18: validation loss and BLEU of GPT-2 medium on E2E after 26,000 steps.
-TABLE_18 = {
-    1: (1.23, 68.72), 2: (1.21, 69.17), 4: (1.18, 70.38), 8: (1.17, 69.57), 16: (1.16, 69.61),
-    32: (1.16, 69.33), 64: (1.16, 69.24), 128: (1.16, 68.73), 256: (1.16, 68.92),
-    512: (1.16, 68.78), 1024: (1.17, 69.37),
-}  # fmt: skip
+TABLE_18 = (
+    (1, 1.23, 68.72), (2, 1.21, 69.17), (4, 1.18, 70.38), (8, 1.17, 69.57), (16, 1.16, 69.61),
+    (32, 1.16, 69.33), (64, 1.16, 69.24), (128, 1.16, 68.73), (256, 1.16, 68.92),
+    (512, 1.16, 68.78), (1024, 1.17, 69.37),
+)  # fmt: skip
+TABLE_18_COLUMNS = (
+    Column("rank", "GPT-2 medium on E2E, rank"),
+    Column("loss", "validation loss"),
+    Column("bleu", "BLEU"),
+)
 
 
 class Stored(NamedTuple):
@@ -128,14 +139,12 @@ def print_ranks(
 
 def columns_of(about: Subject) -> list[Column]:
     """The columns of the table."""
-    score = [] if about.lower_is_better else [Column("score", about.metric, plus_minus(3))]
     return [
         Column("targets", "targets"),
         Column("rank", "rank"),
         Column("trained", "parameters", "{:,}"),
         Column("rate", "learning rate", "{:g}"),
-        *score,
-        Column("test_loss", "test loss", plus_minus(3)),
+        *score_columns(about),
         Column("train_loss", "training loss at the end", plus_minus(3)),
     ]
 
@@ -148,13 +157,11 @@ def finding_of(about: Subject, rows: Sequence[Row]) -> str:
         if len(own) < 2:
             continue
         best = (min if about.lower_is_better else max)(own, key=lambda row: row.score.mean)
-        pairs = zip(own[-1].scores, own[0].scores, strict=True)
-        gain = mean_interval([high - low for high, low in pairs])
+        gain = paired_interval(own[-1].scores, own[0].scores)
         told = "" if gain.contains(0) or np.isnan(gain.low) else ", which the seeds tell from zero"
         parts.append(
             f"{targets}: best at rank {best.rank} ({about.metric} {best.score.mean:.3f}); rank "
-            f"{own[-1].rank} minus rank {own[0].rank} is {gain.mean:+.3f} "
-            f"[{gain.low:+.3f}, {gain.high:+.3f}]{told}."
+            f"{own[-1].rank} minus rank {own[0].rank} is {brackets('+.3f')(gain)}{told}."
         )
     return " ".join(parts)
 
@@ -224,12 +231,7 @@ def curves_section(config: ConfigDict, found: Found) -> Section:
     window = max(1, config.steps // 10)
     targets = names_of(config)[-1]
     curves = [
-        Curve(
-            f"r={rank}",
-            range(1, config.steps + 1),
-            [run.losses for run in found.of(f"{targets} r={rank}", config.seeds)],
-        )
-        for rank in config.ranks
+        found.curve(f"{targets} r={rank}", config.seeds, f"r={rank}") for rank in config.ranks
     ]
     caption = f"{targets}: training loss over {window} steps, mean over the seeds and their range."
     return Section("Learning curves", [html.figure(curves_plot(curves, window=window), caption)])
@@ -276,33 +278,13 @@ def published_section() -> Section:
         for index, task in enumerate(("WikiSQL", "MNLI"))
     ]
     figure = series_panels(panels, x_label="rank", y_label="accuracy, %")
-    more = [
-        Published(
-            "Hu et al. 2021, table 15",
-            {"name": name, "parameters": size, "wikisql": wikisql, "mnli": mnli},
-        )
-        for name, (size, wikisql, mnli) in TABLE_15.items()
-    ]
-    columns = [
-        Column("name", "GPT-3, targets"),
-        Column("parameters", "parameters"),
-        Column("wikisql", "WikiSQL, %"),
-        Column("mnli", "MNLI, %"),
-    ]
-    e2e = [
-        Published("Hu et al. 2021, table 18", {"rank": rank, "loss": loss, "bleu": bleu})
-        for rank, (loss, bleu) in TABLE_18.items()
-    ]
-    e2e_columns = [
-        Column("rank", "GPT-2 medium on E2E, rank"),
-        Column("loss", "validation loss"),
-        Column("bleu", "BLEU"),
-    ]
+    more = published_rows("Hu et al. 2021, table 15", TABLE_15_COLUMNS, TABLE_15)
+    e2e = published_rows("Hu et al. 2021, table 18", TABLE_18_COLUMNS, TABLE_18)
     return Section(
         "Published",
         [
             html.figure(figure, f"Hu et al. 2021, table 6. {PUBLISHED_NOTES}"),
-            html.table(more, columns),
-            html.table(e2e, e2e_columns),
+            html.table(more, TABLE_15_COLUMNS),
+            html.table(e2e, TABLE_18_COLUMNS),
         ],
     )

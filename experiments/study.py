@@ -22,6 +22,7 @@ from experiments.joint import FULL, LORA, Choice, Outcome, Run, Together, adapt
 from experiments.settings import check_seeds, listed
 from experiments.subject import Subject
 from lora_jax.analysis.optimum import choose_rate
+from lora_jax.reports import Column, Curve, plus_minus
 from lora_jax.reports.results import to_plain
 from lora_jax.training.metrics import read_rows
 from lora_jax.training.workdir import write_text
@@ -45,6 +46,11 @@ class Found(NamedTuple):
     def of(self, name: str, seeds: Sequence[int]) -> list[Outcome]:
         """The outcomes of a choice at its best rate."""
         return [self.outcomes[name, self.rates[name], seed] for seed in seeds]
+
+    def curve(self, name: str, seeds: Sequence[int], title: str = "") -> Curve:
+        """The training losses of a choice at its best rate."""
+        losses = [run.losses for run in self.of(name, seeds)]
+        return Curve(title or name, range(1, len(losses[0]) + 1), losses)
 
 
 def defaults() -> ConfigDict:
@@ -210,6 +216,12 @@ def as_line(run: Run, outcome: Outcome) -> str:
 def number(value: float | None) -> float:
     """JSON has no NaN: it is written as null."""
     return math.nan if value is None else value
+
+
+def score_columns(about: Subject) -> list[Column]:
+    """Columns of a table of scores: the metric, unless that is the loss, and the test loss."""
+    score = [] if about.lower_is_better else [Column("score", about.metric, plus_minus(3))]
+    return [*score, Column("test_loss", "test loss", plus_minus(3))]
 
 
 def describe(config: ConfigDict, about: Subject, trained: Mapping[str, int]) -> str:

@@ -1,27 +1,27 @@
 """What a study is about: a pretrained base and the task it learns, labels and texts alike.
 
-An encoder with a new head labels texts; a decoder writes them, and is scored by its loss alone.
-The studies do not know which they have.
+An encoder with a new head labels texts; a decoder writes them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
-from scipy.special import logsumexp
 
-import lora_jax as lora
-from experiments.own_domain import encode_pairs, pooled, say, score_similarity
+from experiments.settings import check_counts
 from lora_jax import hub, models, training
+from lora_jax.analysis.forgetting import OwnDomain, own_sentences, own_texts
 from lora_jax.data import (
+    EncodedTexts,
     Examples,
+    Task,
     TextEncoder,
+    TextRecord,
+    TextTask,
+    count,
     encode,
     is_text_task,
     load_task,
@@ -29,16 +29,34 @@ from lora_jax.data import (
     pad,
 )
 from lora_jax.data.names import known
+from lora_jax.data.packing import Rows
 from lora_jax.data.split import shuffled_split, spread
-from lora_jax.evaluation import find_metric
-from lora_jax.models.heads import normalize, pool
-from lora_jax.training import classifier, language_model
+from lora_jax.evaluation import METRICS, TextMetric
+from lora_jax.reports import plan
 
-Variables = Mapping[str, Any]
 Record = TypeVar("Record")
 
 LABELS = ("accuracy", "f1", "f1_macro", "f1_weighted", "matthews")  # metrics of classes
 SCORES = ("spearman", "pearson")
+TOKENS = "token_accuracy"  # of the tokens of given answers, each after the right ones before it
+
+
+class Counts(NamedTuple):
+    """How many examples are used, at most.
+
+    Attributes:
+      train: to train on; 0: all.
+      validation: to choose learning rates by; 0: all of the task's own part, or none.
+      test: to score on; 0: all.
+      own: of the base's own domain.
+      draws: texts too long are left out, so that so many times as many are drawn at first.
+    """
+
+    train: int
+    validation: int
+    test: int
+    own: int = 0
+    draws: int = 1
 
 
 class Subject(NamedTuple):
@@ -46,49 +64,50 @@ class Subject(NamedTuple):
 
     Attributes:
       name: such as "MiniLM on sst2".
+      task: its name alone.
       about: where the examples come from, and how many are used.
-      metric: what counts; "loss" of a decoder, in nats a token.
+      shown: a longer description, with the first example as the base reads it.
+      metric: what counts; lower is better of "loss", in nats a token, higher of all others.
       base: the pretrained model.
+      objective: how it learns the task.
       train: examples to train on.
-      validation: examples to choose learning rates by.
+      validation: examples to choose learning rates by; empty if there are none.
       test: examples to score on, in none of the other two.
-      own: texts of the base's own domain, to see what is forgotten; none if not asked for.
+      own: the base's own domain, to see what is forgotten; None if not asked for.
       inputs: shapes of a batch, as `base.apply` takes it.
-      rules: what trains, by "lora" and "full".
-      init: `init(lifted, key)` makes variables.
-      outputs: `outputs(lifted)` makes the function that is trained.
-      loss: `loss(outputs, variables, batch, key)`.
-      predict: `predict(outputs, variables, batch)`, of each example what `score` needs.
-      score: of predictions and examples, the metric and the "loss".
-      remember: `remember(lifted)` makes a function of variables and a batch of `own`, whose results
-        `remembered` scores; a lower score of a decoder, a higher one of an encoder is better.
-      remembered: of results and `own`, the names and values of what is left of the base.
-      remembers: these names.
+      encoder: of texts that are written; None of texts that are labelled.
+      asked: the records that are answered, to be scored or timed; none of texts that are labelled.
     """
 
     name: str
+    task: str
     about: str
+    shown: str
     metric: str
     base: hub.Pretrained
+    objective: training.Objective
     train: Examples
     validation: Examples
     test: Examples
-    own: Examples | None
+    own: OwnDomain | None
     inputs: Sequence[jax.ShapeDtypeStruct]
-    rules: Mapping[str, Sequence[tuple[str, str | None]]]
-    init: Callable[[lora.Lifted | None, jax.Array], dict[str, Any]]
-    outputs: Callable[[lora.Lifted | None], Callable[..., Any]]
-    loss: Callable[..., Any]
-    predict: Callable[..., jax.Array]
-    score: Callable[[np.ndarray, Examples], dict[str, float]]
-    remember: Callable[[lora.Lifted | None], Callable[..., jax.Array]]
-    remembered: Callable[[np.ndarray, Examples], dict[str, float]]
-    remembers: tuple[str, ...]
+    encoder: TextEncoder | None = None
+    asked: Sequence[TextRecord] = ()
 
     @property
     def lower_is_better(self) -> bool:
         """Whether the metric is a loss."""
         return self.metric == "loss"
+
+    @property
+    def is_generated(self) -> bool:
+        """Whether the metric is one of texts that the model has to write first."""
+        return self.encoder is not None and self.metric not in ("loss", TOKENS)
+
+    @property
+    def tests(self) -> int:
+        """How many examples are scored."""
+        return len(self.asked) if self.is_generated else count(self.test)
 
 
 def defaults() -> ConfigDict:
@@ -107,182 +126,159 @@ def defaults() -> ConfigDict:
 
 
 def load(config: ConfigDict) -> Subject:
-    """Reads the task and the base that a config names.
+    """Reads the task and the base of a study with the settings of `defaults`.
+
+    A decoder is scored by its loss alone.
 
     Raises:
       ValueError: an unknown task, a metric that the task lacks, or no examples.
     """
-    for part in ("train", "validation", "test"):
-        if config.examples[part] < 1:
-            raise ValueError(f"examples.{part} = {config.examples[part]}: at least 1 is needed")
-    writes = is_text_task(config.task.name)
-    if writes:
-        known(config.metric or "loss", ("loss",), f"metric of task {config.task.name!r}")
-    base = hub.load_model(
-        config.model.path,
-        dtype="float32",
-        sha256=config.model.sha256 or None,
-        scan=True,
-    )
-    if config.model.fresh:
-        base = base._replace(params=models.init(base.config, jax.random.key(0)))
-    return write_texts(config, base) if writes else label_texts(config, base)
+    check_counts(config, "examples.train", "examples.validation", "examples.test")
+    return read(config, Counts(**config.examples, draws=8), generates=False)
 
 
-def label_texts(config: ConfigDict, base: hub.Pretrained) -> Subject:
-    """A task of labels, an encoder, and a new head."""
-    task = load_task(config.task.name, config.task.options.to_dict())
+def read(config: ConfigDict, counts: Counts, *, generates: bool) -> Subject:
+    """Reads the task and the base that a config names.
+
+    Args:
+      config: has `task`, `metric`, `model`, `pooling`, `length` and `batch_size`.
+      counts: of examples.
+      generates: whether a decoder is scored by the metrics of its task, which higher is better, or
+        by how many tokens of given answers it predicts; else by its loss alone.
+
+    Raises:
+      ValueError: an unknown task, a metric that the task lacks, or no examples.
+    """
+    name, options = config.task.name, config.task.options.to_dict()
+    if is_text_task(name):
+        written = load_text_task(name, options)
+        rising = [metric for metric in written.metrics if rises(metric)]
+        metric = choose_metric(config, written.name, [*rising, TOKENS] if generates else ["loss"])
+        return write_texts(config, load_base(config.model), written, metric, counts)
+    task = load_task(name, options)
     metrics = LABELS if task.classes else SCORES
-    metric = known(config.metric or task.metric, metrics, f"metric of task {task.name!r}")
-    train, validation = split(config, task.train, task.validation)
-    test = spread(task.test, config.examples.test)
-    parts = [encode(part, base.tokenizer, config.length) for part in (train, validation, test)]
-    own = None
-    if config.examples.own:
-        pairs = spread(load_task("stsb").test, config.examples.own)
-        own = encode_pairs(pairs, base, config.length)
+    task = task._replace(metric=choose_metric(config, task.name, [task.metric, *metrics]))
+    return label_texts(config, load_base(config.model), task, counts)
 
-    def embed(lifted: lora.Lifted | None) -> Callable[..., jax.Array]:
-        def embedding(variables: Variables, ids: Any, mask: Any) -> jax.Array:
-            inputs = ids, mask, jnp.zeros_like(ids)
-            if lifted is None:
-                hidden = base.apply(variables["params"], *inputs)
-            else:
-                hidden = lifted(variables["params"], variables["adapter"], *inputs)
-            return normalize(pool(hidden, mask, config.pooling))
 
-        def similarity(variables: Variables, batch: Mapping[str, Any]) -> jax.Array:
-            first = embedding(variables, batch["ids"], batch["mask"])
-            second = embedding(variables, batch["pair_ids"], batch["pair_mask"])
-            kept = (first * batch["embedding"]).sum(-1)
-            return jnp.stack([(first * second).sum(-1), kept], -1)
+def rises(metric: str) -> bool:
+    """Whether a higher value of a metric of texts is better."""
+    found = METRICS[metric]
+    return not isinstance(found, TextMetric) or found.higher_is_better
 
-        return similarity
 
-    if own is not None:
-        own["embedding"] = pooled(base, own, config)
-    shape = jax.ShapeDtypeStruct((config.batch_size, config.length), "int32")
-    return Subject(
-        name=f"{config.model.name} on {task.name}",
-        about=f"{task.about} {counted(*parts)}",
-        metric=metric,
-        base=base,
-        train=parts[0],
-        validation=parts[1],
-        test=parts[2],
-        own=own,
-        inputs=(shape, shape, shape),
-        rules={"lora": training.LORA, "full": training.FULL},
-        init=lambda lifted, key: classifier.init_variables(base, lifted, task.outputs, key),
-        outputs=lambda lifted: classifier.make_outputs(base, lifted, config.pooling),
-        loss=classifier.loss,
-        predict=lambda outputs, variables, batch: outputs(variables, batch),
-        score=partial(score_labels, metric, bool(task.classes)),
-        remember=embed,
-        remembered=score_similarity,
-        remembers=("stsb_spearman", "embedding_cosine"),
+def choose_metric(config: ConfigDict, task: str, metrics: Sequence[str]) -> str:
+    """The metric that is asked for, or the first."""
+    return known(config.metric or metrics[0], metrics, f"metric of task {task!r}")
+
+
+def load_base(model: ConfigDict) -> hub.Pretrained:
+    """Reads the pretrained model."""
+    base = hub.load_model(
+        model.path,
+        dtype=model.get("dtype", "float32"),
+        sha256=model.sha256 or None,
+        scan=model.get("scan", True),
     )
+    if model.get("fresh"):
+        base = base._replace(params=models.init(base.config, jax.random.key(0)))
+    return base
 
 
-def write_texts(config: ConfigDict, base: hub.Pretrained) -> Subject:
-    """A task of answers, and a decoder that is scored by its loss on them."""
-    task = load_text_task(config.task.name, config.task.options.to_dict())
-    encoder = TextEncoder(tokenizer=base.tokenizer, length=config.length, bad_rows="skip")
-    records = split(config, task.train, task.validation, times=8)
+def label_texts(config: ConfigDict, base: hub.Pretrained, task: Task, counts: Counts) -> Subject:
+    """A task of labels, an encoder, and a new head."""
+    records = (*split(counts, task.train, task.validation), spread(task.test, counts.test))
     train, validation, test = (
-        fitting(encoder, part, count)
-        for part, count in zip(
-            (*records, task.test),
-            (config.examples.train, config.examples.validation, config.examples.test),
-            strict=True,
-        )
+        encode(part, base.tokenizer, config.length) if part else {} for part in records
     )
-    own = say(base, config) if config.examples.own else None
-
-    def losses(outputs: Callable[..., Any], variables: Variables, batch: Any) -> jax.Array:
-        found = outputs(variables, batch)
-        return jnp.stack([(found.loss * found.weight).sum(-1), found.weight.sum(-1)], -1)
-
-    def remember(lifted: lora.Lifted | None) -> Callable[..., jax.Array]:
-        return partial(losses, language_model.make_outputs(base, lifted))
-
+    own = None
+    if counts.own:
+        pairs = spread(load_task("stsb").test, counts.own)
+        own = own_sentences(base, pairs, config.length, config.pooling)
+    objective = training.labelling(base, task, config.pooling)
     return Subject(
         name=f"{config.model.name} on {task.name}",
-        about=f"{task.about} Of them those of at most {config.length} tokens. "
-        f"{counted(train, validation, test)}",
-        metric="loss",
+        task=task.name,
+        about=f"{task.about} {counted(*map(len, records))}",
+        shown=plan.describe_task(task, train, base.tokenizer),
+        metric=task.metric,
         base=base,
+        objective=objective,
         train=train,
         validation=validation,
         test=test,
         own=own,
-        inputs=(jax.ShapeDtypeStruct((config.batch_size, config.length), "int32"),),
-        rules={
-            "lora": (("adapter/.*", "adapter"), ("params/.*", None)),
-            "full": (("params/.*", "params"),),
-        },
-        init=lambda lifted, key: language_model.init_variables(base, lifted, key),
-        outputs=lambda lifted: language_model.make_outputs(base, lifted),
-        loss=language_model.loss,
-        predict=losses,
-        score=lambda found, _: {"loss": mean_loss(found)},
-        remember=remember,
-        remembered=lambda found, _: {"own_loss": mean_loss(found)},
-        remembers=("own_loss",),
+        inputs=objective.inputs(config.batch_size, config.length),
+    )
+
+
+def write_texts(
+    config: ConfigDict, base: hub.Pretrained, task: TextTask, metric: str, counts: Counts
+) -> Subject:
+    """A task of answers, and a decoder."""
+    generates = metric in task.metrics
+    encoder = TextEncoder(
+        tokenizer=base.tokenizer,
+        length=config.length,
+        # A prompt that is cut can still be answered, but no given answer be predicted from it.
+        truncate="middle" if generates else "none",
+        bad_rows="raise" if generates else "skip",
+    )
+    some, held_out = split(counts, task.train, task.validation)
+    encoded = encoder.encode(some)
+    train = fitting(encoder, encoded, counts.train)
+    validation = fitting(encoder, encoder.encode(held_out), counts.validation) if held_out else {}
+    test = {} if generates else fitting(encoder, encoder.encode(task.test), counts.test)
+    objective = training.writing(base)
+    return Subject(
+        name=f"{config.model.name} on {task.name}",
+        task=task.name,
+        about=f"{task.about} Of them those of at most {config.length} tokens. "
+        f"{counted(*(count(part) if part else 0 for part in (train, validation, test)))}",
+        shown=plan.describe_text_task(task, encoded, train, encoder),
+        metric=metric,
+        base=base,
+        objective=objective,
+        train=train,
+        validation=validation,
+        test=test,
+        own=own_texts(base, counts.own, config.length) if counts.own else None,
+        inputs=objective.inputs(config.batch_size, config.length),
+        encoder=encoder,
+        asked=spread(task.test, counts.test),
     )
 
 
 def split(
-    config: ConfigDict, train: Sequence[Record], validation: Sequence[Record], times: int = 1
+    counts: Counts, train: Sequence[Record], validation: Sequence[Record]
 ) -> tuple[Sequence[Record], Sequence[Record]]:
-    """Examples to train on and others to choose by, `times` as many as are wanted of each.
+    """Examples to train on and others to choose by, `draws` as many as are wanted of each.
 
     A task without a validation part gives up some of its training examples for it.
     """
-    wanted = config.examples
-    if not validation:
-        if wanted.validation >= len(train):
+    if not validation and counts.validation:
+        if counts.validation >= len(train):
             raise ValueError(
-                f"examples.validation = {wanted.validation}: the task has no validation part, and "
-                f"fewer than its {len(train):,} training examples are needed"
+                f"{counts.validation} validation examples are asked for: the task has no "
+                f"validation part, and fewer than its {len(train):,} training examples are needed"
             )
-        train, validation = shuffled_split(train, wanted.validation / len(train), seed=0)
-    return spread(train, times * wanted.train), spread(validation, times * wanted.validation)
-
-
-def fitting(encoder: TextEncoder, records: Sequence[Any], most: int) -> Examples:
-    """The examples that are not too long, at most so many, each in a row of its own."""
-    found = encoder.encode(records).examples
-    if not found:
-        raise ValueError(f"length = {encoder.length}: no example of the task is as short as that")
-    return pad(spread(found, most), encoder.length)
-
-
-def counted(train: Examples, validation: Examples, test: Examples) -> str:
-    """Says how many examples are used."""
-    counts = [len(next(iter(part.values()))) for part in (train, validation, test)]
+        train, validation = shuffled_split(train, counts.validation / len(train), seed=0)
     return (
-        f"{counts[0]:,} to train on, {counts[1]:,} to choose learning rates by, {counts[2]:,} to "
-        "test on, evenly spread over what there is."
+        spread(train, counts.draws * counts.train),
+        spread(validation, counts.draws * counts.validation),
     )
 
 
-def score_labels(
-    metric: str, has_classes: bool, found: np.ndarray, examples: Examples
-) -> dict[str, float]:
-    """The metric of logits, or of scores, and their loss."""
-    if not np.isfinite(found).all():
-        return {"loss": np.nan, metric: np.nan}
-    labels = examples["label"]
-    predicted = found.argmax(-1) if has_classes else found[:, 0]
-    if has_classes:
-        losses = logsumexp(found, axis=-1) - found[np.arange(len(found)), labels]
-    else:
-        losses = (predicted - labels) ** 2
-    return {"loss": float(losses.mean()), metric: float(find_metric(metric)(predicted, labels))}
+def fitting(encoder: TextEncoder, encoded: EncodedTexts, most: int) -> Rows:
+    """The examples that are not too long, at most so many, each in a row of its own."""
+    if not encoded.examples:
+        raise ValueError(f"length = {encoder.length}: no example of the task is as short as that")
+    return pad(spread(encoded.examples, most), encoder.length)
 
 
-def mean_loss(found: np.ndarray) -> float:
-    """Nats a token, from the sums of each example."""
-    total, count = found.astype(np.float64).sum(0)
-    return float(total / count)
+def counted(train: int, validation: int, test: int) -> str:
+    """Says how many examples are used."""
+    return (
+        f"{train:,} to train on, {validation:,} to choose learning rates by, {test:,} to test on, "
+        "evenly spread over what there is."
+    )

@@ -29,13 +29,14 @@ import lora_jax as lora
 from experiments.encoder_adapters import (
     Wanted,
     describe_alone,
+    directories,
     inputs_of,
     load_sets,
     read_or_train,
     start_of,
 )
 from experiments.launch import launch
-from experiments.settings import check_seeds, listed
+from experiments.settings import check_counts, check_ranks, check_seeds, listed
 from experiments.subspace_measures import Pair, compare_pairs, measure_adapter
 from experiments.subspace_report import write_report
 from lora_jax import hub, training
@@ -134,17 +135,8 @@ def check(config: ConfigDict) -> None:
     if directories(config):
         return
     check_seeds(config.seeds, least=2)  # one seed has no other to be compared with
-    if not config.ranks or len(set(config.ranks)) < len(config.ranks) or min(config.ranks) < 1:
-        raise ValueError(f"ranks = {config.ranks}: name one or more different ranks from 1")
-    for field in ("steps", "together"):
-        if config[field] < 1:
-            raise ValueError(f"{field} = {config[field]}: at least 1 is needed")
-
-
-def directories(config: ConfigDict) -> list[Path]:
-    """The directories of adapters."""
-    # A text, for a flag with a tuple of absolute paths would have to be quoted twice.
-    return [Path(name.strip()) for name in config.adapters.split(",") if name.strip()]
+    check_ranks(config.ranks)
+    check_counts(config, "steps", "together")
 
 
 def load_runs(folders: list[Path], base: hub.Pretrained) -> list[Run]:

@@ -22,8 +22,8 @@ from rich.console import Console
 
 import lora_jax as lora
 from experiments.launch import launch
-from experiments.settings import check_seeds, listed
-from experiments.target_modules_bench import Bench, load
+from experiments.settings import check_counts, check_seeds, listed
+from experiments.subject import Counts, Subject, read
 from experiments.target_modules_choices import (
     Rate,
     find_rate,
@@ -34,9 +34,9 @@ from experiments.target_modules_choices import (
     rates_of,
     timed_ranks,
 )
-from experiments.target_modules_outcome import BASE, FULL, HEAD, Outcome
-from experiments.target_modules_report import print_study, write_report
-from experiments.target_modules_runs import Lifts, Log, Run, Sweeps, train_missing
+from experiments.target_modules_outcomes import Outcome
+from experiments.target_modules_report import describe, print_study, write_report
+from experiments.target_modules_runs import BASE, FULL, HEAD, Lifts, Log, Run, Trainer
 from lora_jax import training
 from lora_jax.data.names import known
 from lora_jax.evaluation import ResponseTimes
@@ -102,30 +102,30 @@ def main(config: ConfigDict, workdir: Path | None) -> None:
     check(config)
 
     # ---- The task, the frozen base, and the ranks of each set that need no measurement
-    bench = load(config)
+    subject = load(config)
     sets, controls = listed(config.target_sets), listed(config.controls)
-    lifts, compared = Lifts(config, bench), references(bench)
+    lifts, compared = Lifts(config, subject), references(subject)
     ranks = ranks_before_timing(config, sets, lifts)
     rates = rates_chosen_before(config, [*sets, *compared])
     if workdir is None:
-        print_plan(console, config, bench, lifts, ranks)
+        print_plan(console, config, subject, lifts, ranks)
         return
     training.open_workdir(workdir, config.to_dict())
 
     # ---- Latency of every set at several ranks, and from it the ranks of equal latency
     timed = timed_ranks(config, sets, controls, ranks)
-    times = keep_or_measure(workdir / "latency.json", config, bench, lifts, timed)
+    times = keep_or_measure(workdir / "latency.json", config, subject, lifts, timed)
     if "latency" in controls:
         ranks["latency"] = ranks_of_equal_latency(config, timed, times)
         console.print(f"ranks of equal latency: {ranks['latency']}")
 
     # ---- Learning rates: by the loss on the validation part, at equal rank
-    log, sweeps = Log(workdir / "metrics.jsonl", console), Sweeps(config, bench, lifts)
-    train = partial(train_missing, config, bench, sweeps, log)
+    log = Log(workdir / "metrics.jsonl", console)
+    trainer = Trainer(config, subject, lifts, log)
     choices = [(name, config.method.rank) for name in sets] + [(name, 0) for name in compared]
     choices = [choice for choice in choices if choice[0] not in rates]
     with log.explained():
-        train(
+        trainer.train(
             [
                 Run(name, rank, rate, seed, "validation")
                 for name, rank in choices
@@ -138,7 +138,7 @@ def main(config: ConfigDict, workdir: Path | None) -> None:
 
         # ---- Each control's sets with every seed, and the references
         for of in (*(ranks[control] for control in controls), dict.fromkeys(compared, 0)):
-            train(
+            trainer.train(
                 [
                     Run(name, rank, rates[name].chosen, seed, "test")
                     for name, rank in of.items()
@@ -147,11 +147,11 @@ def main(config: ConfigDict, workdir: Path | None) -> None:
             )
 
     # ---- What came out
-    make = partial(make_outcome, config, bench, lifts, log, rates, times)
+    make = partial(make_outcome, config, subject, lifts, log, rates, times)
     study = {c: [make(name, rank) for name, rank in ranks[c].items()] for c in controls}
     others = [make(name, 0) for name in compared]
-    write_report(workdir, config, bench, study, others, rates, times)
-    print_study(console, config, bench, study, others)
+    write_report(workdir, config, subject, study, others, rates, times)
+    print_study(console, config, subject, study, others)
     seconds, memory = time.perf_counter() - started, peak_memory() / 2**30
     console.print(f"{workdir / 'report.html'} | {seconds:.0f} s | {memory:.2f} GiB at most")
 
@@ -165,24 +165,37 @@ def check(config: ConfigDict) -> None:
             raise ValueError(f"no {field}: name one or more, such as {', '.join(examples)}")
     for control in listed(config.controls):
         known(control, CONTROLS, "control")
-    for field in ("steps", "members"):
-        if config[field] < 1:
-            raise ValueError(f"{field} = {config[field]}: at least 1 is needed")
-    if config.latency.rounds < 1:
-        raise ValueError(f"latency.rounds = {config.latency.rounds}: at least 1 is needed")
+    check_counts(config, "steps", "members", "latency.rounds")
     for kind, rates in config.rates.items():
         if not rates or min(rates) <= 0:
             raise ValueError(f"rates.{kind} = {rates}: name one or more positive learning rates")
 
 
-def references(bench: Bench) -> list[str]:
+def load(config: ConfigDict) -> Subject:
+    """Reads the task and the base.
+
+    Raises:
+      ValueError: learning rates are to be chosen, and there is nothing to choose them by.
+    """
+    asked = (config.train_examples, config.validation_examples, config.test_examples)
+    subject = read(config, Counts(*asked), generates=True)
+    chooses = not config.rates_of and any(len(rates) > 1 for rates in config.rates.values())
+    if chooses and not subject.validation:
+        raise ValueError(
+            "validation_examples = 0: the task has no validation part to choose learning rates by, "
+            "so some of its training examples are needed"
+        )
+    return subject
+
+
+def references(subject: Subject) -> list[str]:
     """What the sets are compared with: a decoder has no head that could be trained alone."""
-    return [HEAD, FULL] if "head" in bench.rules else [BASE, FULL]
+    return [HEAD, FULL] if "head" in subject.objective.rules else [BASE, FULL]
 
 
 def make_outcome(
     config: ConfigDict,
-    bench: Bench,
+    subject: Subject,
     lifts: Lifts,
     log: Log,
     rates: Mapping[str, Rate],
@@ -199,8 +212,8 @@ def make_outcome(
         rank=rank or None,
         parameters=lifts.parameters(name, rank),
         rate=rate,
-        scores=tuple(rows[-1][f"eval/{bench.metric}"] for rows in runs),
-        unmerged_score=runs[0][-1].get(f"unmerged/{bench.metric}"),
+        scores=tuple(rows[-1][f"eval/{subject.metric}"] for rows in runs),
+        unmerged_score=runs[0][-1].get(f"unmerged/{subject.metric}"),
         losses=[[row["loss"] for row in rows[:-1]] for rows in runs],
         unmerged=times.get(f"{name} r{rank}", base),
         merged=times.get(f"{name}, merged", base),
@@ -211,13 +224,13 @@ def make_outcome(
 def print_plan(
     console: Console,
     config: ConfigDict,
-    bench: Bench,
+    subject: Subject,
     lifts: Lifts,
     ranks: Mapping[str, Mapping[str, int]],
 ) -> None:
     """Says what would be done: the task, the base, the ranks of each control, and the sites."""
-    console.print(bench.about, markup=False)
-    params, sets = lora.count_parameters(bench.base.params), ranks["rank"]
+    console.print(describe(subject), markup=False)
+    params, sets = lora.count_parameters(subject.base.params), ranks["rank"]
     console.print(f"base: {config.model.name}, {params:,} parameters")
     controls, seeds = listed(config.controls), len(config.seeds)
     console.print(

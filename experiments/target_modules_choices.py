@@ -1,4 +1,4 @@
-"""At which ranks and learning rates sets of target modules are compared.
+"""What is chosen in the target-module study: ranks and learning rates, and in the end a set.
 
 Ranks follow from the controls: the same for all, the same number of parameters, or the same
 latency, which is measured. Rates are chosen by the loss on a validation part.
@@ -8,23 +8,39 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+import lora_jax as lora
 from experiments.settings import listed
-from experiments.target_modules_bench import Bench
-from experiments.target_modules_outcome import BASE, FULL, HEAD, main_latency
-from experiments.target_modules_runs import Lifts, Log, parameters_of
-from lora_jax.analysis import rank_within_latency, ranks_of_equal_parameters
+from experiments.subject import Subject
+from experiments.target_modules_outcomes import Outcomes, Study
+from experiments.target_modules_runs import BASE, FULL, HEAD, Lifts, Log, beside, merge
+from lora_jax.analysis import (
+    Recommendation,
+    rank_within_latency,
+    ranks_of_equal_parameters,
+    recommend,
+    recommend_within,
+)
 from lora_jax.analysis.optimum import choose_rate
+from lora_jax.data import TextEncoder, evaluation_batches
 from lora_jax.data.names import known
-from lora_jax.evaluation import Latency, ResponseTimes
+from lora_jax.evaluation import Latency, ResponseTimes, measure_latency, measure_responses
 from lora_jax.reports import read_results
 from lora_jax.reports.saved_run import read_run
 from lora_jax.training.workdir import write_json
+
+CHOSEN = (
+    "The learning rate is the one of {rates} with the lowest loss on a validation part, of "
+    "{seeds}, chosen at equal rank and kept for other ranks: scaled by α/r, the best one hardly "
+    "depends on the rank."
+)
 
 
 class Rate(NamedTuple):
@@ -41,8 +57,8 @@ def ranks_before_timing(
     ranks = {"rank": dict.fromkeys(sets, config.method.rank)}  # rates are chosen at it, too
     if "parameters" in listed(config.controls):
         model = config.equal_parameters
-        budget = parameters_of(lifts[model.targets, model.rank])
-        per_rank = {name: parameters_of(lifts[name, 1]) for name in sets}
+        budget = lifts.parameters(model.targets, model.rank)
+        per_rank = {name: lifts.parameters(name, 1) for name in sets}
         ranks["parameters"] = ranks_of_equal_parameters(per_rank, budget)
     for of in ranks.values():
         for name, rank in of.items():
@@ -64,7 +80,7 @@ def timed_ranks(
 def keep_or_measure(
     path: Path,
     config: ConfigDict,
-    bench: Bench,
+    subject: Subject,
     lifts: Lifts,
     timed: Mapping[str, Sequence[int]],
 ) -> dict[str, ResponseTimes]:
@@ -73,13 +89,55 @@ def keep_or_measure(
         adapted = {f"{name} r{rank}": lifts[name, rank] for name in timed for rank in timed[name]}
         merged = {f"{name}, merged": lifts[name, timed[name][0]] for name in timed}
         print(f"timing the base, {len(adapted)} adapters beside it and {len(merged)} merged")
-        found = bench.time(adapted, merged)
+        time = time_labels if subject.encoder is None else time_answers
+        found = time(config, subject, adapted, merged)
         seconds = {name: [t and t.seconds.tolist() for t in of] for name, of in found.items()}
         write_json(path, seconds)
     return {
         name: ResponseTimes(*(t and Latency(np.array(t)) for t in of))
         for name, of in json.loads(path.read_text()).items()
     }
+
+
+def time_labels(
+    config: ConfigDict,
+    subject: Subject,
+    adapted: Mapping[str, lora.Lifted],
+    merged: Mapping[str, lora.Lifted],
+) -> dict[str, ResponseTimes]:
+    """Times an encoder at one forward pass."""
+    learns = subject.objective
+    batch, _ = next(evaluation_batches(subject.test, config.latency.batch_size))
+    batch, plain = jax.device_put(batch), learns.predictor(None)
+    start = lambda lifted: learns.init(lifted, jax.random.key(0))
+    calls = {"base": partial(plain, start(None), batch)}
+    for name, lifted in adapted.items():
+        calls[name] = partial(learns.predictor(lifted), start(lifted), batch)
+    for name, lifted in merged.items():
+        calls[name] = partial(plain, merge(lifted, start(lifted)), batch)
+    found = measure_latency(calls, rounds=config.latency.rounds)
+    return {name: ResponseTimes(latency) for name, latency in found.items()}
+
+
+def time_answers(
+    config: ConfigDict,
+    subject: Subject,
+    adapted: Mapping[str, lora.Lifted],
+    merged: Mapping[str, lora.Lifted],
+) -> dict[str, ResponseTimes]:
+    """Times a decoder at reading a prompt, and at writing with its cache."""
+    base, new = subject.base, config.latency.new_tokens
+    encoder = TextEncoder(tokenizer=base.tokenizer, length=config.length + new, truncate="middle")
+    prompts, _, _ = encoder.prompts(list(subject.asked[:1]) * config.latency.batch_size, new)
+    start = lambda lifted: subject.objective.init(lifted, jax.random.key(0))
+    contenders: dict[str, Any] = {"base": (base.apply, base.params)}
+    for name, lifted in adapted.items():
+        contenders[name] = (beside(lifted), start(lifted))
+    for name, lifted in merged.items():
+        contenders[name] = (base.apply, merge(lifted, start(lifted))["params"])
+    return measure_responses(
+        contenders, base.config, prompts.ids, new_tokens=new, rounds=config.latency.rounds
+    )
 
 
 def ranks_of_equal_latency(
@@ -90,10 +148,10 @@ def ranks_of_equal_latency(
     Raises:
       ValueError: none can.
     """
-    base, over, found = main_latency(times["base"]), config.equal_latency.over_base, {}
+    base, over, found = times["base"].main, config.equal_latency.over_base, {}
     least = np.inf
     for name, ranks in timed.items():
-        ratios = {rank: main_latency(times[f"{name} r{rank}"]).ratio_to(base) for rank in ranks}
+        ratios = {rank: times[f"{name} r{rank}"].main.ratio_to(base) for rank in ranks}
         least = min(least, *(ratio for ratio, _, _ in ratios.values()))
         fit = rank_within_latency(ratios, 1 + over)
         if fit.rank is not None:
@@ -152,3 +210,56 @@ def rates_chosen_before(config: ConfigDict, names: Sequence[str]) -> dict[str, R
             losses = {float(tried): number(loss) for tried, loss in rate["losses"].items()}
             rates[name] = Rate(rate["chosen"], losses)
     return rates
+
+
+def describe_choice(config: ConfigDict) -> str:
+    """Says how learning rates are chosen, for the report."""
+    if config.rates_of:
+        return f"Learning rates are those that the study in {config.rates_of} has chosen."
+    if len(config.rates.lora) == 1:
+        return "The learning rate is given."
+    seeds = len(config.rate_seeds)
+    return CHOSEN.format(
+        rates=", ".join(f"{rate:g}" for rate in config.rates.lora),
+        seeds=f"{seeds} {'seed' if seeds == 1 else 'seeds'}",
+    )
+
+
+class Budget(NamedTuple):
+    """What to use within a budget, of all that was measured under any control."""
+
+    budget: str
+    recommended: str
+    reason: str
+
+
+BY_PARAMETERS = {"cost": "number of parameters", "format_cost": "{:,.0f}"}
+
+
+def choose(control: str, outcomes: Outcomes) -> Recommendation:
+    """Recommends a set: by latency, or where latencies are equal by parameters."""
+    if control == "latency":
+        return recommend([outcome.by_parameters() for outcome in outcomes], **BY_PARAMETERS)
+    timed = [outcome.by_latency() for outcome in outcomes]
+    return recommend(timed, cost="latency", format_cost="{:.2f} ms")
+
+
+def recommend_budgets(config: ConfigDict, study: Study) -> list[Budget]:
+    """For each budget of parameters and of latency, what to use of all that was measured."""
+    every = {o.label: o for outcomes in study.values() for o in outcomes}.values()
+    base = 1000 * next(iter(every)).base.main.median
+    found = []
+    for limit in config.budgets.parameters:
+        sizes = [outcome.by_parameters() for outcome in every]
+        found.append((f"{limit:,} parameters", recommend_within(sizes, limit, **BY_PARAMETERS)))
+    for over in config.budgets.over_base:
+        timed, most = [outcome.by_latency() for outcome in every], base * (1 + over)
+        choice = recommend_within(timed, most, cost="latency", format_cost="{:.3g} ms")
+        found.append((f"base + {over:.0%} unmerged latency ({most:.3g} ms)", choice))
+    none = Recommendation("none", "No set that was tried keeps within it.")
+    return [Budget(name, *(choice or none)) for name, choice in found]
+
+
+def sentence(chosen: Recommendation) -> str:
+    """Writes a recommendation."""
+    return f"Recommended: {chosen.name}. {chosen.reason}"

@@ -9,21 +9,19 @@ from typing import Any
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from experiments.target_modules_bench import Bench
-from experiments.target_modules_claims import compare_claims
-from experiments.target_modules_outcome import (
-    REFERENCES,
-    Outcome,
-    Outcomes,
-    Study,
+from experiments.subject import Subject
+from experiments.target_modules_choices import (
+    Rate,
     choose,
-    main_latency,
+    describe_choice,
     recommend_budgets,
     sentence,
 )
+from experiments.target_modules_outcomes import Outcome, Outcomes, Study, compare_claims
+from experiments.target_modules_runs import REFERENCES
 from lora_jax import reports
 from lora_jax.analysis import Recommendation, pareto_front
-from lora_jax.evaluation import Latency, ResponseTimes
+from lora_jax.evaluation import ResponseTimes
 from lora_jax.reports import (
     Column,
     Curve,
@@ -31,10 +29,12 @@ from lora_jax.reports import (
     Section,
     curves_plot,
     html,
+    milliseconds,
+    plus_minus,
     print_table,
+    response_table,
     tradeoff_panels,
 )
-from lora_jax.reports.tables import plus_minus
 
 HEADINGS = {
     "rank": "At equal rank",
@@ -48,11 +48,6 @@ SCORES = (
     "Scores are of merged adapters; the column unmerged is the first seed's with the adapter "
     "beside the frozen weights. {rates} The test set is looked at only afterwards. Parameters are "
     "those of the adapter, without the head that every choice trains."
-)
-CHOSEN = (
-    "The learning rate is the one of {rates} with the lowest loss on a validation part, of "
-    "{seeds}, chosen at equal rank and kept for other ranks: scaled by α/r, the best one hardly "
-    "depends on the rank."
 )
 TRADEOFF = (
     "Up and to the left is better. Bars are 95 % intervals: of the mean score over the seeds, and "
@@ -83,18 +78,18 @@ CLAIMS = (
 def write_report(
     workdir: Path,
     config: ConfigDict,
-    bench: Bench,
+    subject: Subject,
     study: Study,
     references: Outcomes,
-    rates: Mapping[str, Any],
+    rates: Mapping[str, Rate],
     times: Mapping[str, ResponseTimes],
 ) -> None:
     """Writes results.json and report.html."""
     claims, budgets = compare_claims(study, references), recommend_budgets(config, study)
     chosen = {control: choose(control, outcomes) for control, outcomes in study.items()}
     results = {
-        "task": bench.name,
-        "metric": bench.metric,
+        "task": subject.task,
+        "metric": subject.metric,
         "controls": {control: [_plain(o) for o in of] for control, of in study.items()},
         "references": [_plain(o) for o in references],
         "recommended": chosen,
@@ -109,7 +104,7 @@ def write_report(
     }
     tables = []
     for control, outcomes in study.items():
-        pieces = _control_pieces(config, bench, outcomes, references, chosen[control])
+        pieces = _control_pieces(config, subject, outcomes, references, chosen[control])
         if control == "latency":
             pieces.append(html.paragraph(_who_keeps_within(config, outcomes, rates)))
         tables.append(Section(HEADINGS[control], pieces))
@@ -121,31 +116,36 @@ def write_report(
         title="Which modules should LoRA adapt?",
         sections=[
             *tables,
-            Section("Trade-offs", [_tradeoffs(bench, study, references, chosen)]),
+            Section("Trade-offs", [_tradeoffs(subject, study, references, chosen)]),
             Section("Within a budget", [html.table(budgets, BUDGETS)]),
             Section("Latency", _latency_pieces(config, times)),
             Section("Published claims", [html.table(claims, CLAIM), html.paragraph(CLAIMS)]),
             Section("Learning rates", [html.table(_rate_rows(rates), RATES)]),
             Section("Learning curves", [_curves(config, study, references)]),
-            Section("Task", [html.paragraph(line) for line in bench.about.splitlines()]),
+            Section("Task", [html.paragraph(line) for line in describe(subject).splitlines()]),
         ],
-        lead=f"{config.model.name} on {bench.name}, scored by {bench.metric}: "
+        lead=f"{config.model.name} on {subject.task}, scored by {subject.metric}: "
         f"{config.steps} steps of {config.batch_size} examples, {len(config.seeds)} seeds.",
         finding=" ".join(f"{HEADINGS[c]}: {sentence(r)}" for c, r in chosen.items()),
     )
 
 
 def print_study(
-    console: Console, config: ConfigDict, bench: Bench, study: Study, references: Outcomes
+    console: Console, config: ConfigDict, subject: Subject, study: Study, references: Outcomes
 ) -> None:
     """Prints a table for each control, and what is recommended."""
     for control, outcomes in study.items():
         rows = [*map(_row, outcomes), *map(_row, references)]
-        columns = columns_of(bench)[:IN_TERMINAL]
+        columns = columns_of(subject)[:IN_TERMINAL]
         print_table(rows, columns, title=HEADINGS[control], console=console)
         console.print(sentence(choose(control, outcomes)), markup=False)
     for budget in recommend_budgets(config, study):
         console.print(f"{budget.budget}: {budget.recommended}", markup=False)
+
+
+def describe(subject: Subject) -> str:
+    """The task, and how many of the test examples are used."""
+    return f"{subject.shown}\n  scored on {subject.tests:,} test examples, evenly spread"
 
 
 BUDGETS = [
@@ -166,18 +166,18 @@ RATES = [
 ]
 
 
-def columns_of(bench: Bench) -> list[Column]:
+def columns_of(subject: Subject) -> list[Column]:
     """The columns of a control's table; a terminal has room for the first few."""
     return [
         Column("name", "targets"),
         Column("rank", "rank", "{}"),
         Column("parameters", "parameters", "{:,}"),
-        Column("score", bench.metric, plus_minus(3)),
-        Column("p50", "unmerged ms", _milliseconds),
-        Column("slower", "over base", _percent),
+        Column("score", subject.metric, plus_minus(3)),
+        Column("p50", "unmerged ms", milliseconds),
+        Column("slower", "over base", "{:+.1f} %"),
         *(
             Column("p95", "p95", "{:.3g}"),
-            Column("merged", "merged ms", _milliseconds),
+            Column("merged", "merged ms", milliseconds),
             Column("unmerged_score", "score unmerged", "{:.3f}"),
             Column("rate", "learning rate", "{:g}"),
         ),
@@ -189,14 +189,14 @@ IN_TERMINAL = 6
 
 def _row(outcome: Outcome) -> dict[str, Any]:
     """What the table shows of an outcome."""
-    unmerged = main_latency(outcome.unmerged)
+    unmerged = outcome.unmerged.main
     return {
         **outcome._asdict(),
         "score": outcome.score,
         "p50": unmerged,
         "p95": 1000 * unmerged.p95,
-        "slower": outcome.slower if outcome.rank else None,
-        "merged": main_latency(outcome.merged),
+        "slower": 100 * (outcome.slower[0] - 1) if outcome.rank else None,
+        "merged": outcome.merged.main,
     }
 
 
@@ -204,7 +204,7 @@ def _plain(outcome: Outcome) -> dict[str, Any]:
     """What results.json holds of an outcome; the times themselves stand there once."""
     left_out = {"unmerged", "merged", "base"}
     fields = {name: value for name, value in outcome._asdict().items() if name not in left_out}
-    unmerged = main_latency(outcome.unmerged)
+    unmerged = outcome.unmerged.main
     return {
         **fields,
         "score": outcome.score,
@@ -215,7 +215,7 @@ def _plain(outcome: Outcome) -> dict[str, Any]:
 
 def _control_pieces(
     config: ConfigDict,
-    bench: Bench,
+    subject: Subject,
     outcomes: Outcomes,
     references: Outcomes,
     chosen: Recommendation,
@@ -225,25 +225,13 @@ def _control_pieces(
         seeds=len(config.seeds),
         steps=config.steps,
         batch=config.batch_size,
-        rates=_how_rates_were_chosen(config),
+        rates=describe_choice(config),
     )
     return [
-        html.table(rows, columns_of(bench), highlight=chosen.name.rpartition(" r")[0]),
+        html.table(rows, columns_of(subject), highlight=chosen.name.rpartition(" r")[0]),
         html.paragraph(sentence(chosen)),
         html.paragraph(notes),
     ]
-
-
-def _how_rates_were_chosen(config: ConfigDict) -> str:
-    if config.rates_of:
-        return f"Learning rates are those that the study in {config.rates_of} has chosen."
-    if len(config.rates.lora) == 1:
-        return "The learning rate is given."
-    seeds = len(config.rate_seeds)
-    return CHOSEN.format(
-        rates=", ".join(f"{rate:g}" for rate in config.rates.lora),
-        seeds=f"{seeds} {'seed' if seeds == 1 else 'seeds'}",
-    )
 
 
 def _who_keeps_within(config: ConfigDict, outcomes: Outcomes, sets: Iterable[str]) -> str:
@@ -258,7 +246,7 @@ def _who_keeps_within(config: ConfigDict, outcomes: Outcomes, sets: Iterable[str
 
 
 def _tradeoffs(
-    bench: Bench, study: Study, references: Outcomes, chosen: Mapping[str, Recommendation]
+    subject: Subject, study: Study, references: Outcomes, chosen: Mapping[str, Recommendation]
 ) -> str:
     panels = [
         Panel(
@@ -270,48 +258,30 @@ def _tradeoffs(
         for control, outcomes in study.items()
     ]
     what = FORWARD if references[0].base.token is None else DECODING
-    plot = tradeoff_panels(panels, x_label=f"{what}, unmerged, ms", y_label=bench.metric)
+    plot = tradeoff_panels(panels, x_label=f"{what}, unmerged, ms", y_label=subject.metric)
     return html.figure(plot, TRADEOFF)
 
 
 def _latency_pieces(config: ConfigDict, times: Mapping[str, ResponseTimes]) -> list[str]:
     """Every measured time: p50 and p95, and what that is over the base."""
-    base, rows = times["base"], []
-    for name, of in times.items():
-        row: dict[str, Any] = {"name": name, **_quantiles("first", of.first)}
-        row["slower"] = main_latency(of).ratio_to(main_latency(base))
-        if of.token is not None:
-            row |= _quantiles("token", of.token)
-        rows.append(row)
-    columns = [Column("name", "adapter"), *_quantile_columns("first", "TTFT")]
-    if base.token is not None:
-        columns += _quantile_columns("token", "TPOT")
     what = ENCODER.format(length=config.length)
-    if base.token is not None:
+    if times["base"].token is not None:
         what = DECODER.format(new=config.latency.new_tokens)
     said = LATENCY.format(rows=config.latency.batch_size, rounds=config.latency.rounds, what=what)
-    return [
-        html.table(rows, [*columns, Column("slower", "over base", _ratio)]),
-        html.paragraph(said),
-    ]
+    return [html.table(*response_table(times, "base")), html.paragraph(said)]
 
 
-def _quantiles(field: str, latency: Latency) -> dict[str, float]:
-    return {f"{field}_p50": 1000 * latency.median, f"{field}_p95": 1000 * latency.p95}
-
-
-def _quantile_columns(field: str, title: str) -> list[Column]:
-    return [Column(f"{field}_{p}", f"{title} {p}", "{:.3g}") for p in ("p50", "p95")]
-
-
-def _rate_rows(rates: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _rate_rows(rates: Mapping[str, Rate]) -> list[dict[str, Any]]:
     """The validation losses, in words."""
-    rows = []
-    for name, rate in rates.items():
-        tried = ", ".join(f"{r:g}: {loss:.4f}" for r, loss in rate.losses.items())
-        losses = tried or "none: a single rate was given"
-        rows.append({"name": name, "chosen": rate.chosen, "losses": losses})
-    return rows
+    none = "none: a single rate was given"
+    return [
+        {
+            "name": name,
+            "chosen": rate.chosen,
+            "losses": ", ".join(f"{r:g}: {x:.4f}" for r, x in rate.losses.items()) or none,
+        }
+        for name, rate in rates.items()
+    ]
 
 
 def _curves(config: ConfigDict, study: Study, references: Outcomes) -> str:
@@ -329,15 +299,3 @@ def _curves(config: ConfigDict, study: Study, references: Outcomes) -> str:
 def _filled(losses: Sequence[Sequence[float | None]]) -> list[list[float]]:
     """The log has no NaN."""
     return [[float("nan") if loss is None else loss for loss in run] for run in losses]
-
-
-def _milliseconds(latency: Latency) -> str:
-    return f"{1000 * latency.median:.3g}"
-
-
-def _percent(ratio: tuple[float, float, float]) -> str:
-    return f"{100 * (ratio[0] - 1):+.1f} %"
-
-
-def _ratio(ratio: tuple[float, float, float]) -> str:
-    return f"{ratio[0]:.3f} [{ratio[1]:.3f}, {ratio[2]:.3f}]"

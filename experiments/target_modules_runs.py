@@ -1,4 +1,4 @@
-"""The runs of the target-module study: trained, evaluated, and kept."""
+"""The runs of the target-module study: trained, scored, and kept."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import json
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,12 +19,15 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 import lora_jax as lora
-from experiments.target_modules_bench import Bench, merge
-from experiments.target_modules_outcome import BASE, FULL, HEAD, REFERENCES
+from experiments.subject import Subject
 from lora_jax import training
 from lora_jax.data import training_batches
+from lora_jax.evaluation import answer, find_metric
 from lora_jax.training.metrics import Row, read_rows
 from lora_jax.training.workdir import write_text
+
+BASE, HEAD, FULL = REFERENCES = ("base as it is", "head only", "full fine-tuning")
+"""What sets are compared with: where there is no head, the base without any training."""
 
 
 class Run(NamedTuple):
@@ -52,29 +55,26 @@ class Run(NamedTuple):
 class Lifts(dict[tuple[str, int], lora.Lifted]):
     """The base with an adapter on a set of targets, by name and rank, lifted when first asked."""
 
-    def __init__(self, config: ConfigDict, bench: Bench) -> None:
+    def __init__(self, config: ConfigDict, subject: Subject) -> None:
         super().__init__()
         self._config = config
-        self._bench = bench
+        self._subject = subject
 
     def __missing__(self, key: tuple[str, int]) -> lora.Lifted:
-        name, rank = key
-        base, inputs = self._bench.base, self._bench.inputs
+        (name, rank), base = key, self._subject.base
         method = lora.make_method(**{**self._config.method, "rank": rank})
-        targets = name.split("+")
-        self[key] = lora.lift(base.apply, base.params, *inputs, method=method, targets=targets)
+        self[key] = lora.lift(
+            base.apply, base.params, *self._subject.inputs, method=method, targets=name.split("+")
+        )
         return self[key]
 
     def parameters(self, name: str, rank: int) -> int:
         """What a set's adapter, or a reference, trains; a head beside the base is not counted."""
         if name == FULL:
-            return lora.count_parameters(self._bench.base.params)
-        return 0 if name in REFERENCES else parameters_of(self[name, rank])
-
-
-def parameters_of(lifted: lora.Lifted) -> int:
-    """How many parameters an adapter trains."""
-    return sum(site.num_parameters for site in lifted.sites)
+            return lora.count_parameters(self._subject.base.params)
+        if name in REFERENCES:
+            return 0
+        return sum(site.num_parameters for site in self[name, rank].sites)
 
 
 class Log:
@@ -98,6 +98,7 @@ class Log:
         self.runs[run] = rows
         with self._path.open("a") as file:
             file.write(_lines(run, rows))
+        self.say(f"  {run}: {', '.join(f'{name} {x:.4f}' for name, x in evaluation.items())}")
 
     def say(self, text: str) -> None:
         """Prints a line."""
@@ -109,91 +110,138 @@ class Log:
         try:
             yield
         except (SystemExit, KeyboardInterrupt):
-            self._console.print(
-                f"Finished runs are in {self._path}: the same command goes on from there."
-            )
+            self.say(f"Finished runs are in {self._path}: the same command goes on from there.")
             raise
 
 
-class Sweeps(dict[tuple[tuple[str, int], ...], training.Sweep]):
-    """Programs that train `config.members` adapters at a time, by the ranks they have room for."""
+class Trainer:
+    """Trains runs, `config.members` adapters at a time in one program, and scores them."""
 
-    def __init__(self, config: ConfigDict, bench: Bench, lifts: Lifts) -> None:
-        super().__init__()
+    def __init__(self, config: ConfigDict, subject: Subject, lifts: Lifts, log: Log) -> None:
         self._config = config
-        self._bench = bench
+        self._subject = subject
         self._lifts = lifts
+        self._log = log
+        self._plain = subject.objective.predictor(None)
+        self._sweeps: dict[tuple[tuple[str, int], ...], training.Sweep] = {}
 
-    def of(self, runs: Sequence[Run]) -> training.Sweep:
+    def train(self, wanted: Sequence[Run]) -> None:
+        """Trains and scores the runs that an earlier start has not finished."""
+        wanted = list(dict.fromkeys(wanted))
+        missing = [run for run in wanted if run not in self._log.runs]
+        if missing and len(missing) < len(wanted):
+            done = len(wanted) - len(missing)
+            self._log.say(f"{done} of {len(wanted)} runs done before")
+        adapters = [run for run in missing if run.name not in REFERENCES]
+        # Runs of one seed see the same batches: one copy of them, and a program of one shape.
+        for _, of_seed in itertools.groupby(sorted(adapters, key=_seed), _seed):
+            runs, size = list(of_seed), self._config.members
+            for start in range(0, len(runs), size):
+                self._train_together(self._sweep(adapters), runs[start : start + size])
+        others = [run for run in missing if run.name in REFERENCES]
+        for _, alike in itertools.groupby(others, key=lambda run: run._replace(seed=0)):
+            self._train_references(list(alike))
+
+    def _sweep(self, runs: Sequence[Run]) -> training.Sweep:
         """The program of runs of adapters; those that need no more room share it."""
         room: dict[str, int] = {}
         for run in runs:
             for site in self._lifts[run.name, run.rank].sites:
                 room[site.path] = max(run.rank, room.get(site.path, 0))
         key = tuple(sorted(room.items()))
-        if key not in self:
-            self[key] = self._make(runs, room)
-        return self[key]
+        if key not in self._sweeps:
+            base, learns = self._subject.base, self._subject.objective
+            self._sweeps[key] = training.make_sweep(
+                base.apply,
+                base.params,
+                *self._subject.inputs,
+                members=members_of(self._config, runs),
+                steps=self._config.steps,
+                init=lambda _, lifted, key: learns.init(lifted, key),
+                loss=lambda lifted: partial(learns.loss, learns.outputs(lifted)),
+                rules=learns.rules["lora"],
+                ranks=room,
+            )
+        return self._sweeps[key]
 
-    def _make(self, runs: Sequence[Run], room: Mapping[str, int]) -> training.Sweep:
-        bench, config = self._bench, self._config
-        return training.make_sweep(
-            bench.base.apply,
-            bench.base.params,
-            *bench.inputs,
+    def _batches(self, seed: int) -> Any:
+        return training_batches(self._subject.train, self._config.batch_size, seed=seed)
+
+    def _train_together(self, sweep: training.Sweep, runs: Sequence[Run]) -> None:
+        """Trains several adapters of one seed, and scores each merged into the base."""
+        config, started = self._config, time.perf_counter()
+        result = training.train_sweep(
+            sweep,
+            lambda member: self._batches(member.seed),
             members=members_of(config, runs),
-            steps=config.steps,
-            init=lambda _, lifted, key: bench.init(lifted, key),
-            loss=lambda lifted: partial(bench.loss, bench.outputs(lifted)),
-            rules=bench.rules["lora"],
-            ranks=room,
+            console=Console(quiet=True),
         )
+        seconds = time.perf_counter() - started
+        self._log.say(
+            f"{len(runs)} adapters, seed {runs[0].seed}: {config.steps} steps in {seconds:.1f} s"
+        )
+        for run in runs:
+            found = result.runs[str(run)]
+            assert found.lifted is not None  # every member has targets
+            values = self._evaluate(run, merge(found.lifted, found.variables))
+            is_first = run.part == "test" and run.seed == config.seeds[0]
+            if is_first and run.rank == config.method.rank:
+                beside = self._score(found.variables, found.lifted)
+                values[f"unmerged/{self._subject.metric}"] = beside
+            losses = [row["loss"] for row in found.rows]
+            if found.diverged:
+                self._log.say(f"{run} diverged at step {found.diverged}")
+            self._log.add(run, [*losses, *[None] * (config.steps - len(losses))], values)
 
+    def _train_references(self, runs: Sequence[Run]) -> None:
+        """Trains one reference with several seeds, one after another."""
+        name, rate, seed = runs[0].name, runs[0].rate, runs[0].seed
+        learns, config = self._subject.objective, self._config
+        if name == BASE:  # which is the same for every seed
+            values = self._evaluate(runs[0], learns.init(None, jax.random.key(seed)))
+            for run in runs:
+                self._log.add(run, [], values)
+            return
+        kind = {HEAD: "head", FULL: "full"}[name]
+        shapes = jax.eval_shape(partial(learns.init, None), jax.random.key(seed))
+        labels = training.label(shapes, learns.rules[kind])
+        settings = {**config.optimizers[kind].to_dict(), "learning_rate": rate}
+        optimizer = training.make_optimizer(settings, labels, config.steps)
+        step = training.make_step(partial(learns.loss, learns.outputs(None)), optimizer)
+        for run in runs:
+            key, quiet = jax.random.key(run.seed), Console(quiet=True)
+            state, frozen = training.init_state(learns.init(None, key), labels, optimizer, key)
+            batches = self._batches(run.seed)
+            result = training.train(step, state, frozen, batches, steps=config.steps, console=quiet)
+            values = self._evaluate(run, training.join(result.state.trainable, frozen))
+            self._log.add(run, [row["loss"] for row in result.rows], values)
 
-def train_missing(
-    config: ConfigDict, bench: Bench, sweeps: Sweeps, log: Log, wanted: Sequence[Run]
-) -> None:
-    """Trains and evaluates the runs that an earlier start has not finished."""
-    missing = [run for run in dict.fromkeys(wanted) if run not in log.runs]
-    if missing and len(missing) < len(set(wanted)):
-        log.say(f"{len(set(wanted)) - len(missing)} of {len(set(wanted))} runs done before")
-    adapters = [run for run in missing if run.name not in REFERENCES]
-    # Runs of one seed see the same batches: one copy of them, and a program of one shape.
-    for _, of_seed in itertools.groupby(sorted(adapters, key=lambda run: run.seed), _seed):
-        runs = list(of_seed)
-        for start in range(0, len(runs), config.members):
-            few = runs[start : start + config.members]
-            train_together(config, bench, sweeps.of(adapters), log, few)
-    others = [run for run in missing if run.name in REFERENCES]
-    for _, alike in itertools.groupby(others, key=lambda run: run._replace(seed=0)):
-        train_reference(config, bench, log, list(alike))
+    def _evaluate(self, run: Run, variables: Any) -> dict[str, float]:
+        """The validation loss, or the score on the test set, of variables without an adapter."""
+        if run.part == "test":
+            return {f"eval/{self._subject.metric}": self._score(variables)}
+        learns, rows = self._subject.objective, self._config.evaluation_batch_size
+        found = learns.score(self._plain, self._subject.validation, rows, variables)
+        return {"validation/loss": found["loss"]}
 
-
-def train_together(
-    config: ConfigDict, bench: Bench, sweep: training.Sweep, log: Log, runs: Sequence[Run]
-) -> None:
-    """Trains several adapters of one seed in one program, and scores each merged into the base."""
-    started = time.perf_counter()
-    result = training.train_sweep(
-        sweep,
-        lambda member: training_batches(bench.train, config.batch_size, seed=member.seed),
-        members=members_of(config, runs),
-        console=Console(quiet=True),
-    )
-    seconds = time.perf_counter() - started
-    log.say(f"{len(runs)} adapters, seed {runs[0].seed}: {config.steps} steps in {seconds:.1f} s")
-    for run in runs:
-        found = result.runs[str(run)]
-        assert found.lifted is not None  # every member has targets
-        values = evaluate(bench, run, merge(found.lifted, found.variables))
-        is_first = run.part == "test" and run.seed == config.seeds[0]
-        if is_first and run.rank == config.method.rank:
-            values[f"unmerged/{bench.metric}"] = bench.score(found.variables, found.lifted)
-        losses = [row["loss"] for row in found.rows]
-        missing = [None] * (config.steps - len(losses))  # of one that diverged
-        log.add(run, [*losses, *missing], values)
-        said = f", diverged at step {found.diverged}" if found.diverged else ""
-        log.say(f"  {run}: {describe(values)}{said}")
+    def _score(self, variables: Any, lifted: lora.Lifted | None = None) -> float:
+        """The metric on the test set: of plain variables, or with an adapter beside the params."""
+        subject, rows = self._subject, self._config.evaluation_batch_size
+        if not subject.is_generated:
+            predictor = subject.objective.predictor(lifted) if lifted else self._plain
+            return subject.objective.score(predictor, subject.test, rows, variables)[subject.metric]
+        assert subject.encoder is not None
+        model = subject.base._replace(params=variables["params"])
+        if lifted is not None:
+            model = model._replace(apply=beside(lifted), params=dict(variables))
+        texts = answer(
+            model,
+            subject.encoder,
+            subject.asked,
+            max_new_tokens=self._config.new_tokens,
+            batch_size=rows,
+        )
+        return find_metric(subject.metric)(texts, [list(one.accepted) for one in subject.asked])
 
 
 def members_of(config: ConfigDict, runs: Sequence[Run]) -> list[training.Member]:
@@ -214,41 +262,19 @@ def members_of(config: ConfigDict, runs: Sequence[Run]) -> list[training.Member]
     return [*members, *copies]
 
 
-def train_reference(config: ConfigDict, bench: Bench, log: Log, runs: Sequence[Run]) -> None:
-    """Trains a reference with each seed, by one compiled step; the base as it is needs none."""
-    name, _, rate, seed, _ = runs[0]
-    if name == BASE:
-        values = evaluate(bench, runs[0], bench.init(None, jax.random.key(seed)))
-        for run in runs:
-            log.add(run, [], values)
-        return
-    kind = {HEAD: "head", FULL: "full"}[name]
-    shapes = jax.eval_shape(partial(bench.init, None), jax.random.key(seed))
-    labels = training.label(shapes, bench.rules[kind])
-    settings = {**config.optimizers[kind].to_dict(), "learning_rate": rate}
-    optimizer = training.make_optimizer(settings, labels, config.steps)
-    step = training.make_step(partial(bench.loss, bench.outputs(None)), optimizer)
-    for run in runs:
-        key = jax.random.key(run.seed)
-        state, frozen = training.init_state(bench.init(None, key), labels, optimizer, key)
-        batches = training_batches(bench.train, config.batch_size, seed=run.seed)
-        quiet = Console(quiet=True)
-        result = training.train(step, state, frozen, batches, steps=config.steps, console=quiet)
-        values = evaluate(bench, run, training.join(result.state.trainable, frozen))
-        log.add(run, [row["loss"] for row in result.rows], values)
-        log.say(f"  {run}: {describe(values)}")
+def merge(lifted: lora.Lifted, variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Variables of the base that compute the same without an adapter."""
+    others = {name: value for name, value in variables.items() if name != "adapter"}
+    return {**others, "params": lifted.merge(variables["params"], variables["adapter"])}
 
 
-def evaluate(bench: Bench, run: Run, variables: Any) -> dict[str, float]:
-    """The validation loss, or the score on the test set, of variables without an adapter."""
-    if run.part == "validation":
-        return {"validation/loss": bench.validate(variables)}
-    return {f"eval/{bench.metric}": bench.score(variables)}
+def beside(lifted: lora.Lifted) -> Callable[..., Any]:
+    """A decoder with its adapter, as a function of both."""
 
+    def apply(variables: Mapping[str, Any], *args: Any, **named: Any) -> Any:
+        return lifted(variables["params"], variables["adapter"], *args, **named)
 
-def describe(values: Mapping[str, float]) -> str:
-    """Writes what an evaluation found."""
-    return ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+    return apply
 
 
 def _seed(run: Run) -> int:

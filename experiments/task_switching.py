@@ -29,12 +29,13 @@ from experiments.encoder_adapters import (
     TaskSets,
     Wanted,
     describe_alone,
+    directories,
     inputs_of,
     load_sets,
     read_or_train,
 )
 from experiments.launch import launch
-from experiments.settings import check_seeds, listed
+from experiments.settings import check_counts, check_seeds, listed
 from experiments.task_switching_measures import (
     Switchable,
     measure_interference,
@@ -122,9 +123,7 @@ def main(config: ConfigDict, workdir: Path | None) -> None:
 
 def check(config: ConfigDict) -> None:
     """Refuses what could only fail after training."""
-    for field in ("cycles", "rounds", "rows"):
-        if config[field] < 1:
-            raise ValueError(f"{field} = {config[field]}: at least 1 is needed")
+    check_counts(config, "cycles", "rounds", "rows")
     folders = directories(config)
     if len(folders) == 1 or (not folders and len(config.tasks) < 2):
         raise ValueError("to switch, two adapters or two tasks are needed at least")
@@ -135,15 +134,7 @@ def check(config: ConfigDict) -> None:
         known(kind, KINDS, "kind")
     if not 0 < config.density <= 1:
         raise ValueError(f"density = {config.density}: a share in (0, 1] is needed")
-    for field in ("steps", "together"):
-        if config[field] < 1:
-            raise ValueError(f"{field} = {config[field]}: at least 1 is needed")
-
-
-def directories(config: ConfigDict) -> list[Path]:
-    """The directories of adapters."""
-    # A text, for a flag with a tuple of absolute paths would have to be quoted twice.
-    return [Path(name.strip()) for name in config.adapters.split(",") if name.strip()]
+    check_counts(config, "steps", "together")
 
 
 def load_adapters(config: ConfigDict, base: hub.Pretrained, folders: list[Path]) -> Switchable:

@@ -6,14 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from experiments.task_switching_measures import Mixed, Restoration, Switchable
 from lora_jax import reports
-from lora_jax.evaluation import Latency, mean_interval
-from lora_jax.reports import Column, Curve, Section, curves_plot, html
-from lora_jax.reports.tables import plus_minus
+from lora_jax.evaluation import Latency, mean_interval, paired_interval
+from lora_jax.reports import Column, Curve, Section, brackets, curves_plot, html, plus_minus
 
 TIMES = (
     "Median and 95th percentile over {rounds} rounds, all ways in turn; the batch has {rows} rows. "
@@ -104,15 +102,13 @@ def describe_losses(scored: Sequence[Mapping[str, Any]]) -> str:
     mixed = [one for one in scored if ", weights " in one["choice"]]
     if not mixed:
         return ""
-    less = lambda choice, task: np.subtract(scores[choice, task], own[task]).tolist()
     losses = {
-        choice: [mean_interval(less(choice, task)) for task in own]
+        choice: [paired_interval(scores[choice, task], own[task]) for task in own]
         for choice in dict.fromkeys(one["choice"] for one in mixed)
     }
     best = max(losses, key=lambda choice: sum(loss.mean for loss in losses[choice]))
     told = "; ".join(
-        f"{task} {loss.mean:+.3f} [{loss.low:+.3f}, {loss.high:+.3f}]"
-        for task, loss in zip(own, losses[best], strict=True)
+        f"{task} {brackets('+.3f')(loss)}" for task, loss in zip(own, losses[best], strict=True)
     )
     return f" All adapters in one, at best ({best}), less each task's own: {told}."
 

@@ -10,12 +10,20 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from experiments.joint import Choice
-from experiments.study import Found
+from experiments.study import Found, score_columns
 from experiments.subject import Subject
 from lora_jax import reports
-from lora_jax.evaluation import Interval, mean_interval
-from lora_jax.reports import Bar, Column, Published, Section, html, intervals_plot, print_table
-from lora_jax.reports.tables import plus_minus
+from lora_jax.evaluation import Interval, mean_interval, paired_interval
+from lora_jax.reports import (
+    Bar,
+    Column,
+    Section,
+    html,
+    intervals_plot,
+    plus_minus,
+    print_table,
+    published_rows,
+)
 
 NOTES = (
     "Each set has the rank nearest to {budget:,} parameters. ± is the 95 % t-interval of the mean "
@@ -32,15 +40,21 @@ PUBLISHED = (
 )
 
 # Hu et al. 2021, table 5: WikiSQL and MNLI accuracy in percent.
-TABLE_5 = {
-    "Wq": (8, 70.4, 91.0),
-    "Wk": (8, 70.0, 90.8),
-    "Wv": (8, 73.0, 91.0),
-    "Wo": (8, 73.2, 91.3),
-    "Wq, Wk": (4, 71.4, 91.3),
-    "Wq, Wv": (4, 73.7, 91.3),
-    "Wq, Wk, Wv, Wo": (2, 73.7, 91.7),
-}
+TABLE_5 = (
+    ("Wq", 8, 70.4, 91.0),
+    ("Wk", 8, 70.0, 90.8),
+    ("Wv", 8, 73.0, 91.0),
+    ("Wo", 8, 73.2, 91.3),
+    ("Wq, Wk", 4, 71.4, 91.3),
+    ("Wq, Wv", 4, 73.7, 91.3),
+    ("Wq, Wk, Wv, Wo", 2, 73.7, 91.7),
+)
+TABLE_5_COLUMNS = (
+    Column("name", "GPT-3, weights"),
+    Column("rank", "rank"),
+    Column("wikisql", "WikiSQL, %"),
+    Column("mnli", "MNLI, %"),
+)
 
 
 class Row(NamedTuple):
@@ -68,14 +82,13 @@ def rows_of(
     rows = []
     for choice in group:
         name, scores = choice.name, found.scores[choice.name]
-        pairs = zip(scores, found.scores[best], strict=True)
         losses = [run.test_loss for run in found.of(name, config.seeds)]
         rows.append(
             Row(
                 *(name, choice.rank, trained[name], found.rates[name], scores),
                 score=mean_interval(scores),
                 test_loss=mean_interval(losses),
-                behind=mean_interval([own - its for own, its in pairs]),
+                behind=paired_interval(scores, found.scores[best]),
             )
         )
     return rows
@@ -103,14 +116,12 @@ def print_types(
 
 def columns_of(about: Subject) -> list[Column]:
     """The columns of the table."""
-    score = [] if about.lower_is_better else [Column("score", about.metric, plus_minus(3))]
     return [
         Column("name", "targets"),
         Column("rank", "rank"),
         Column("trained", "parameters", "{:,}"),
         Column("rate", "learning rate", "{:g}"),
-        *score,
-        Column("test_loss", "test loss", plus_minus(3)),
+        *score_columns(about),
         Column("behind", f"{about.metric} minus the best's", plus_minus(3)),
     ]
 
@@ -146,6 +157,7 @@ def write_report(
         search=config.search_seeds,
         alpha=config.alpha,
     )
+    published = published_rows("Hu et al. 2021, table 5", TABLE_5_COLUMNS, TABLE_5)
     bars = [Bar(row.name, row.behind) for row in rows if row.name != best]
     pieces = [html.table(rows, columns_of(about), highlight=best), html.paragraph(notes)]
     if bars:
@@ -165,28 +177,12 @@ def write_report(
         title="Which weights should share a fixed number of parameters?",
         sections=[
             Section("Results", pieces),
-            published_section(),
+            Section(
+                "Published", [html.table(published, TABLE_5_COLUMNS), html.paragraph(PUBLISHED)]
+            ),
             Section("Task", [html.paragraph(about.about)]),
         ],
         lead=f"{about.name}, {budget:,} parameters, {config.steps} steps of {config.batch_size} "
         "examples.",
         finding=finding,
     )
-
-
-def published_section() -> Section:
-    """Table 5 of Hu et al."""
-    rows = [
-        Published(
-            "Hu et al. 2021, table 5",
-            {"name": name, "rank": rank, "wikisql": wikisql, "mnli": mnli},
-        )
-        for name, (rank, wikisql, mnli) in TABLE_5.items()
-    ]
-    columns = [
-        Column("name", "GPT-3, weights"),
-        Column("rank", "rank"),
-        Column("wikisql", "WikiSQL, %"),
-        Column("mnli", "MNLI, %"),
-    ]
-    return Section("Published", [html.table(rows, columns), html.paragraph(PUBLISHED)])

@@ -62,9 +62,12 @@ def test_studies_take_it_as_their_base_or_new_weights_in_its_place(finished):
     for fresh in (False, True):
         config.model.fresh = fresh
         about = load(config)
-        found = about.predict(about.outputs(None), {"params": about.base.params}, about.test)
-        losses[fresh] = about.score(np.asarray(found), about.test)["loss"]
-        assert (about.own["ids"][:, 0] == 0).all()  # no token begins texts: the end of one does
+        learns, variables = about.objective, {"params": about.base.params}
+        found = learns.score(learns.predictor(None), about.test, 4, variables)
+        losses[fresh] = found["loss"]
+        assert (
+            about.own.examples["ids"][:, 0] == 0
+        ).all()  # no token begins texts: the end of one does
     assert losses[False] < losses[True]
 
 

@@ -1,12 +1,11 @@
 """The studies on a real decoder and real texts: what is learnt by heart, and what is forgotten."""
 
-import jax
 import numpy as np
 import pytest
 from rich.console import Console
 
 from configs import stories260k
-from experiments import lora_vs_full, rank
+from experiments import rank
 from experiments.subject import load
 
 pytestmark = [pytest.mark.needs_data, pytest.mark.slow]
@@ -43,11 +42,11 @@ def test_an_adapter_holds_no_more_bits_than_there_are_and_the_study_keeps_its_ra
 def test_the_base_says_its_own_texts_better_than_those_of_the_task(config):
     config.examples.own = 8
     about = load(config)
-    assert (about.own["ids"][:, 0] == 1).all()  # each begins as a text does
-    (own,) = lora_vs_full.remember_base(config, about).values()
-    outputs = jax.jit(about.outputs(None))
-    found = np.asarray(about.predict(outputs, {"params": about.base.params}, about.test))
+    assert (about.own.examples["ids"][:, 0] == 1).all()  # each begins as a text does
+    (own,) = about.own.score_base(about.base).values()
+    learns, variables = about.objective, {"params": about.base.params}
+    found = learns.score(learns.predictor(None), about.test, 12, variables)
     # The base's loss on the stories that it was trained on is 1.3 nats, by its author.
     assert 0.8 < own < 1.9
-    assert about.score(found, about.test)["loss"] > own + 1
+    assert found["loss"] > own + 1
     assert (about.test["segments"].sum(1) <= 120).all()

@@ -1,25 +1,18 @@
-"""What others have published about target modules, beside what was measured here.
+"""What sets of target modules achieve, and what others have published about them.
 
 Published figures are of other models, tasks and machines: what is compared is their direction.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
-from experiments.target_modules_outcome import (
-    BASE,
-    HEAD,
-    Outcomes,
-    Study,
-    difference,
-    find,
-    main_latency,
-)
-from lora_jax.analysis import pareto_front
-from lora_jax.evaluation import Interval
+from experiments.target_modules_runs import BASE, HEAD
+from lora_jax.analysis import Candidate, pareto_front
+from lora_jax.evaluation import Interval, ResponseTimes, mean_interval, paired_interval
+from lora_jax.reports import brackets
 
 AMAZON = "Amazon Science, 19 March 2026: Nova 2.0 Lite, seven data sets"
 LORA = "Hu et al. 2021, LoRA, table 5: GPT-3 175B, equal parameters"
@@ -30,6 +23,73 @@ PEFT = "PEFT's method_comparison: Llama-3.2-3B, GSM8K, one seed, equal parameter
 RAG = "arXiv 2605.28222: Llama 3B and 8B, retrieval-augmented answers"
 
 ALL, MLP, ATTENTION, QV = "all-linear", "fc1+fc2", "qkv+o_proj", "q_proj+v_proj"
+
+
+class Outcome(NamedTuple):
+    """What a choice achieved, one score a seed, and what it costs.
+
+    Attributes:
+      name: "o_proj+fc2", or one of `REFERENCES`.
+      rank: of its adapter; None of a reference.
+      parameters: of its adapter, or of what a reference trains; a head beside it not counted.
+      rate: its learning rate.
+      scores: on the test set, one a seed; of an adapter once it is merged.
+      unmerged_score: the first seed's with the adapter beside the frozen weights, where asked for.
+      losses: of training, one list a seed.
+      unmerged: times with the adapter beside the frozen weights.
+      merged: times with the adapter in them.
+      base: times of the base alone, in the same rounds.
+    """
+
+    name: str
+    rank: int | None
+    parameters: int
+    rate: float
+    scores: tuple[float, ...]
+    unmerged_score: float | None
+    losses: Sequence[Sequence[float]]
+    unmerged: ResponseTimes
+    merged: ResponseTimes
+    base: ResponseTimes
+
+    @property
+    def label(self) -> str:
+        """Name and rank."""
+        return self.name if self.rank is None else f"{self.name} r{self.rank}"
+
+    @property
+    def score(self) -> Interval:
+        """Mean score and its interval over the seeds."""
+        return mean_interval(self.scores)
+
+    @property
+    def slower(self) -> tuple[float, float, float]:
+        """Latency over the base's: TPOT, or TTFT of a model that writes nothing."""
+        return self.unmerged.main.ratio_to(self.base.main)
+
+    def by_latency(self) -> Candidate:
+        """Score against milliseconds, unmerged."""
+        costs = tuple(1000 * self.unmerged.main.seconds)
+        return Candidate(self.label, self.scores, costs, self.parameters)
+
+    def by_parameters(self) -> Candidate:
+        """Score against parameters."""
+        return Candidate(self.label, self.scores, (float(self.parameters),), self.parameters)
+
+
+Outcomes = Sequence[Outcome]
+Study = Mapping[str, Outcomes]
+"""The outcomes of each control, those of sets of targets alone."""
+
+
+def find(outcomes: Outcomes, name: str) -> Outcome | None:
+    """The outcome of a set; None if it was not tried."""
+    return next((outcome for outcome in outcomes if outcome.name == name), None)
+
+
+def difference(first: Outcome, second: Outcome) -> Interval:
+    """How much better the first is, seed by seed."""
+    return paired_interval(first.scores, second.scores)
 
 
 class Claim(NamedTuple):
@@ -55,9 +115,9 @@ def compare_claims(study: Study, references: Outcomes) -> list[Claim]:
       study: outcomes of each control, all with the same seeds.
       references: the head alone, and full fine-tuning.
     """
+    compare = partial(_compare, study)
     return [
-        *_compare(
-            study,
+        *compare(
             "o_proj+fc2 beats o_proj by 1 to 3 points as a rule, on CoCoHD by 12 (o_proj 3 and "
             "o_proj+fc2 15 points over the base)",
             AMAZON,
@@ -68,28 +128,21 @@ def compare_claims(study: Study, references: Outcomes) -> list[Claim]:
         *_all_beat_the_base(study, references),
         *_p95(study),
         *_merged(study),
-        *_compare(
-            study,
+        *compare(
             "q and v at rank 4 (73.7/91.3) are a little better than o alone at rank 8 (73.2/91.3)",
             LORA,
             (QV, "o_proj"),
             ("parameters",),
         ),
-        *_compare(
-            study,
+        *compare(
             "adapting the MLP alone beats adapting attention alone at equal parameters",
             REGRET,
             (MLP, ATTENTION),
             ("parameters",),
         ),
-        *_compare(
-            study, "all layers beat the MLP alone, and that beats attention", LESS, (ALL, MLP)
-        ),
-        *_compare(
-            study, "all linear layers are needed, q and v do not do", QLORA, (ALL, QV), ("rank",)
-        ),
-        *_compare(
-            study,
+        *compare("all layers beat the MLP alone, and that beats attention", LESS, (ALL, MLP)),
+        *compare("all linear layers are needed, q and v do not do", QLORA, (ALL, QV), ("rank",)),
+        *compare(
             "the MLP at rank 10 (49.4 %) beats q and v at rank 32 (47.8 %)",
             PEFT,
             (MLP, QV),
@@ -114,7 +167,7 @@ def _compare(
             found.append((control, difference(first, second)))
     if not found:
         return []
-    measured = "; ".join(f"equal {control}: {signed(gap)}" for control, gap in found)
+    measured = "; ".join(f"equal {control}: {brackets('+.3f')(gap)}" for control, gap in found)
     verdicts = {_verdict(gap) for _, gap in found}
     text = f"{sets[0]} minus {sets[1]}, {measured}"
     return [Claim(published, source, text, _agreed(verdicts))]
@@ -180,8 +233,9 @@ def _p95(study: Study) -> list[Claim]:
     if not (cheap and dear):
         return []
     what = "the time of a forward pass" if cheap.unmerged.token is None else "TPOT"
-    ratio, low, high = main_latency(cheap.unmerged).p95_ratio_to(main_latency(dear.unmerged))
-    median = main_latency(cheap.unmerged).ratio_to(main_latency(dear.unmerged))[0]
+    ours, theirs = cheap.unmerged.main, dear.unmerged.main
+    ratio, low, high = ours.p95_ratio_to(theirs)
+    median = ours.ratio_to(theirs)[0]
     saved = f"{100 * (1 - ratio):.1f} % [{100 * (1 - high):.1f}, {100 * (1 - low):.1f}]"
     agrees = "yes" if high < 1 else "no" if low > 1 else "cannot be told"
     return [
@@ -198,7 +252,7 @@ def _merged(study: Study) -> list[Claim]:
     outcomes = study.get("rank", ())
     if not outcomes:
         return []
-    ratios = [main_latency(o.merged).ratio_to(main_latency(o.base)) for o in outcomes]
+    ratios = [o.merged.main.ratio_to(o.base.main) for o in outcomes]
     differ = sum(low > 1 for _, low, _ in ratios)
     medians = [ratio for ratio, _, _ in ratios]
     return [
@@ -227,17 +281,6 @@ def _front(study: Study) -> list[Claim]:
             "yes" if on_it and len(front) <= 2 else "in part" if on_it else "no",
         )
     ]
-
-
-def signed(gap: Interval) -> str:
-    """Writes a difference.
-
-    >>> signed(Interval(0.012, 0.002, 0.022))
-    '+0.012 [+0.002, +0.022]'
-    """
-    if math.isnan(gap.low):
-        return f"{gap.mean:+.3f}"
-    return f"{gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"
 
 
 def _verdict(gap: Interval) -> str:

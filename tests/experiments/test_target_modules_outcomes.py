@@ -3,8 +3,16 @@
 import numpy as np
 import pytest
 
-from experiments.target_modules_claims import AMAZON, QLORA, RAG, REGRET, compare_claims
-from experiments.target_modules_outcome import FULL, HEAD, Outcome, difference
+from experiments.target_modules_outcomes import (
+    AMAZON,
+    QLORA,
+    RAG,
+    REGRET,
+    Outcome,
+    compare_claims,
+    difference,
+)
+from experiments.target_modules_runs import FULL, HEAD
 from lora_jax.evaluation import Latency, ResponseTimes
 
 BASE = np.linspace(1.0, 1.2, 40)
