@@ -5,6 +5,8 @@
 Times one pass of GPT-2 over a batch, for each batch size and length of a grid, as table 1 of the
 LoRA paper (Hu et al., arXiv 2106.09685). All contenders are timed in turn, in every round, and each
 is compared with the base in the same rounds. Weights are random: they do not change the time.
+"base again" is the base with a copy of its weights: what it differs by is noise, and no contender
+can be told from the base by less.
 Cells of the grid that are finished are kept: the same command goes on from there. Writes
 config.json, metrics.jsonl, results.json and report.html.
 """
@@ -18,18 +20,29 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
 
 import lora_jax as lora
-from experiments.latency_report import BASE, MERGED, UNMERGED, Cell, print_cells, write_report
+from experiments.latency_report import (
+    AGAIN,
+    BASE,
+    MERGED,
+    UNMERGED,
+    Cell,
+    print_cells,
+    write_report,
+)
 from experiments.launch import launch
 from experiments.settings import check_counts
 from lora_jax import models, training
 from lora_jax.evaluation import Latency, measure_latency
 from lora_jax.models.bottleneck import add_bottlenecks
 from lora_jax.training.metrics import read_rows
+
+CONTENDERS = (BASE, AGAIN, MERGED, UNMERGED, "Adapter-L", "Adapter-H")
 
 
 class Contender(NamedTuple):
@@ -55,6 +68,7 @@ def defaults() -> ConfigDict:
     config.targets = ("q_proj", "v_proj")
     config.adapter_parameters = 4_000_000  # of the bottleneck adapters, to the nearest width
     config.grid = ((1, 16), (1, 128), (2, 256))  # batch size and length
+    config.contenders = tuple(name for name in CONTENDERS if name != AGAIN)
     config.rounds = 25
     config.seed = 0
     config.lock()
@@ -69,8 +83,8 @@ def main(config: ConfigDict, workdir: Path | None) -> None:
     # ---- The contenders
     model = make_model_config(config)
     contenders = make_contenders(config, model)
-    for name, contender in contenders.items():
-        console.print(f"{name}: {contender.added:,} parameters beside the base")
+    for name in config.contenders:
+        console.print(f"{name}: {contenders[name].added:,} parameters beside the base")
     shapes = ", ".join(f"{batch} x {length}" for batch, length in config.grid)
     console.print(f"batches of {shapes} tokens, {config.rounds} rounds each")
     if workdir is None:
@@ -92,7 +106,7 @@ def main(config: ConfigDict, workdir: Path | None) -> None:
 
     # ---- The report
     cells = [read_cell(row) for row in read_rows(log)]
-    added = {name: contender.added for name, contender in contenders.items()}
+    added = {name: contenders[name].added for name in config.contenders}
     print_cells(console, cells, added)
     write_report(workdir, config, cells, added)
     console.print(str(workdir / "report.html"))
@@ -101,6 +115,10 @@ def main(config: ConfigDict, workdir: Path | None) -> None:
 def check(config: ConfigDict) -> None:
     """Refuses what could only fail after minutes."""
     check_counts(config, "rounds")
+    if BASE not in config.contenders or not set(config.contenders) <= set(CONTENDERS):
+        raise ValueError(
+            f"contenders = {config.contenders}: {BASE!r} and any of {', '.join(CONTENDERS[1:])}"
+        )
     for batch, length in config.grid:
         if batch < 1 or not 1 <= length <= config.model.positions:
             raise ValueError(
@@ -115,7 +133,7 @@ def make_model_config(config: ConfigDict) -> models.GPT2Config:
 
 
 def make_contenders(config: ConfigDict, model: models.GPT2Config) -> dict[str, Contender]:
-    """The base, LoRA beside it and merged into it, and two kinds of bottleneck adapters."""
+    """The base twice, LoRA merged into it and beside it, and two kinds of bottleneck adapters."""
     key, lora_key, adapter_key = jax.random.split(jax.random.key(config.seed), 3)
     apply = partial(models.build(model).apply, outputs="last")
     params = jax.jit(partial(models.init, model))(key)
@@ -127,6 +145,7 @@ def make_contenders(config: ConfigDict, model: models.GPT2Config) -> dict[str, C
     run = jax.jit(apply)
     contenders = {
         BASE: Contender(run, params, 0),
+        AGAIN: Contender(run, jax.tree.map(jnp.copy, params), 0),
         MERGED: Contender(run, lifted.merge(params, factors), 0),
         UNMERGED: Contender(jax.jit(lambda a, ids: lifted(*a, ids)), (params, factors), added),
     }
@@ -168,7 +187,7 @@ def measure(
     batch: int,
     length: int,
 ) -> tuple[dict[str, Latency], float]:
-    """Times all contenders on one batch.
+    """Times the contenders of the config on one batch.
 
     Returns:
       Their latencies, and the largest difference between the logits of merged and unmerged LoRA.
@@ -177,6 +196,7 @@ def measure(
     ids = jax.random.randint(key, (batch, length), 0, model.vocab_size)
     calls = {name: partial(c.run, c.arrays, ids) for name, c in contenders.items()}
     difference = np.abs(np.asarray(calls[MERGED]()) - np.asarray(calls[UNMERGED]())).max()
+    calls = {name: calls[name] for name in config.contenders}
     latencies = measure_latency(calls, rounds=config.rounds, seed=config.seed)
     return latencies, float(difference)
 

@@ -13,7 +13,7 @@ from lora_jax import reports
 from lora_jax.evaluation import Latency
 from lora_jax.reports import Column, Published, Section, html, print_table
 
-BASE, MERGED, UNMERGED = "base", "LoRA merged", "LoRA unmerged"
+BASE, AGAIN, MERGED, UNMERGED = "base", "base again", "LoRA merged", "LoRA unmerged"
 SOURCE = "Hu et al. 2021, table 1"
 
 # Batch, length and contender; milliseconds of GPT-2 medium on a Quadro RTX 8000, and the slowdown.
@@ -112,13 +112,16 @@ def rows(cells: Sequence[Cell], added: Mapping[str, int]) -> list[Any]:
 
 
 def finding(cells: Sequence[Cell]) -> str:
-    """The ratios that the paper's claim is about, and how far merging changes what is said."""
+    """The ratios that the paper's claim is about, and how far merging changes what is said.
+
+    Returns:
+      Medians with their 95 % intervals.
+    """
     parts = []
     for cell in cells:
-        base = cell.latencies[BASE]
         ratios = [
-            f"{name} {cell.latencies[name].ratio_to(base)[0]:.2f}"
-            for name in cell.latencies
+            "{} {:.3f} ({:.3f} – {:.3f})".format(name, *own.ratio_to(cell.latencies[BASE]))
+            for name, own in cell.latencies.items()
             if name != BASE
         ]
         parts.append(f"{_shape(cell)}: {', '.join(ratios)} times the base")

@@ -3,11 +3,13 @@
 #
 #   scripts/bench_all.sh [NAME...]
 #
-#   scripts/bench_all.sh                    all of them (more than an hour on two cores)
+#   scripts/bench_all.sh                    all of them (about an hour and a half on two cores)
 #   scripts/bench_all.sh machine training   some of the names below
 #
 # A page holds the command, and what it printed. `docs/performance.md` says how to read them. PEFT's
-# part needs torch, transformers and peft in the environment; without them it is left out.
+# part needs torch, transformers and peft in the environment; without them it is left out. What else
+# is compared with may be in environments of its own: LORA_JAX_PEERS_PYTHON and LORA_JAX_PEFT_PYTHON
+# name their Python, and bench_peers.py and bench_quantized.py say how to make them.
 # Input data is looked for under LORA_JAX_DATA.
 set -euo pipefail
 
@@ -20,8 +22,11 @@ lift          What lifting costs             bench_lift.py --layers 12 --rounds 
 methods       What each method costs         bench_methods.py --rounds 4
 models        Compiling and generating       bench_models.py --batch 1 --prompt 128 --new 64 --rounds 3
 training      Training beside PEFT           bench_training.py --rounds 3
+peers         Training beside JAX peers      bench_peers.py --rounds 5
+quantized     A quantised base               bench_quantized.py --rounds 3
 sweep         Joint sweeps                   bench_sweep.py --steps 60 --chunk 1
-serving       Routed decoding                bench_serving.py --rounds 3
+serving       Routed decoding                bench_serving.py --rounds 5
+server        The server                     bench_server.py --rounds 3
 data          The input pipeline             bench_data.py
 "
 

@@ -3,14 +3,15 @@
 
     python scripts/bench_serving.py --rounds 5 --threads 2
 
-A Llama of 12 layers with random weights continues a batch of prompts in float32, greedily: the base
-alone, one unmerged adapter for all rows, and a pool whose rows have an adapter of their own (rank 8
-on all linears); PEFT generates the same shapes with `adapter_names`, its inference for mixed
-batches. Then what it takes to add an adapter and to bring one to the device, and three ways to
-multiply rows with their own A and B: batched by row, as the pool does; rows sorted by adapter
-(`ragged_dot`); and all adapters at once with the others masked. Contenders take turns within every
-round; medians are shown. PEFT's part needs torch, transformers and peft, and says so where they are
-missing.
+Llamas of some sizes with random weights continue a batch of prompts, greedily: the base alone, one
+unmerged adapter for all rows, and a pool whose rows have an adapter of their own (rank 8 on all
+linears); PEFT generates the same shapes with `adapter_names`, its inference for mixed batches. The
+smaller the model, the less of a token's time is reading the base's weights, which no routing can
+save. Then what it takes to add an adapter and to bring one to the device, and three ways to
+multiply rows with their own A and B, at the last size: batched by row, as the pool does; rows
+sorted by adapter (`ragged_dot`); and all adapters at once with the others masked. Contenders take
+turns within every round; medians are shown. PEFT's part needs torch, transformers and peft, and
+says so where they are missing.
 """
 
 from __future__ import annotations
@@ -35,17 +36,20 @@ from lora_jax import models
 from lora_jax.evaluation import Latency, generate, measure_latency
 
 RANK = 8
+SIZES = ((4, 256), (8, 512), (12, 768))
+DTYPES = ("float32", "bfloat16")
 BASE, ONE, ROUTED, PEFT_BASE, PEFT = "base", "one adapter", "routed", "PEFT base", "PEFT mixed"
 
 
 class Shape(NamedTuple):
-    """Rows, tokens of a prompt, new tokens of each, and the width and layers of the model."""
+    """Rows, tokens of a prompt, new tokens of each, and the model's width, layers and type."""
 
     rows: int = 8
     prompt: int = 32
     new: int = 32
     dim: int = 768
     layers: int = 12
+    dtype: str = "float32"
 
     @property
     def model(self) -> models.DecoderConfig:
@@ -58,10 +62,11 @@ class Shape(NamedTuple):
             heads=heads,
             kv_heads=heads,
             head_dim=64,
-            ff_dim=8 * self.dim // 3,
+            ff_dim=64 * -(-8 * self.dim // 192),
             max_length=self.prompt + self.new,
             eos_ids=(),
             scan=False,
+            dtype=self.dtype,
         )
 
 
@@ -73,7 +78,8 @@ def make_ours(shape: Shape) -> tuple[dict[str, Callable[[], Any]], lora.AdapterP
     """The contenders by name, the pool, and an adapter that fits it."""
     config = shape.model
     apply = models.build(config).apply
-    params = jax.jit(partial(models.init, config))(jax.random.key(0))
+    init = lambda key: jax.tree.map(lambda x: x.astype(shape.dtype), models.init(config, key))
+    params = jax.jit(init)(jax.random.key(0))
     ids = jax.random.randint(jax.random.key(1), (shape.rows, shape.prompt), 0, config.vocab_size)
     abstract = jax.ShapeDtypeStruct(ids.shape, ids.dtype)
     lifted = lora.lift(apply, params, abstract, method=lora.LoRA(RANK), targets=lora.ALL_LINEAR)
@@ -139,7 +145,7 @@ def make_peft(shape: Shape, threads: int) -> dict[str, Callable[[], Any]]:
             eos_token_id=None,
             pad_token_id=0,
         )
-    )
+    ).to(getattr(torch, shape.dtype))
     settings = peft.LoraConfig(r=RANK, target_modules="all-linear", init_lora_weights=False)
     model = peft.get_peft_model(model, settings, adapter_name="0")
     for i in range(1, shape.rows):
@@ -211,15 +217,37 @@ def products_table(dim: int, rounds: int) -> str:
 # Reporting
 
 
-def rates_table(found: Mapping[str, Latency], tokens: int) -> str:
-    """A Markdown table of tokens/s and the ratios that matter, with their 95 % intervals."""
-    lines = ["| contender | tokens/s |", "|---|---|"]
-    lines += [f"| {name} | {tokens / latency.median:.0f} |" for name, latency in found.items()]
-    for name, other in ((ROUTED, BASE), (ONE, BASE), (ROUTED, PEFT), (BASE, PEFT_BASE)):
-        if name in found and other in found:
-            ratio, low, high = found[other].ratio_to(found[name])
-            lines.append(f"| {name} / {other} | {ratio:.2f} ({low:.2f} – {high:.2f}) |")
-    return "\n".join(lines)
+RATIOS = ((ROUTED, BASE), (ONE, BASE), (ROUTED, PEFT), (BASE, PEFT_BASE))
+CONTENDERS = (BASE, ONE, ROUTED, PEFT_BASE, PEFT)
+
+
+def header() -> str:
+    """The first lines of the table of tokens/s."""
+    ratios = [f"{name} / {other}" for name, other in RATIOS]
+    return f"| layers x width, type | {' | '.join([*CONTENDERS, *ratios])} |\n{'|---' * 10}|"
+
+
+def rates_row(shape: Shape, found: Mapping[str, Latency]) -> str:
+    """A line of it: tokens/s, then the ratios that matter with their 95 % intervals."""
+    tokens = shape.rows * shape.new
+    cells = [f"{shape.layers} x {shape.dim}, {shape.dtype}"]
+    for name in CONTENDERS:
+        cells.append(f"{tokens / found[name].median:.0f}" if name in found else "")
+    for name, other in RATIOS:
+        known = name in found and other in found
+        ratio, low, high = found[other].ratio_to(found[name]) if known else (0.0, 0.0, 0.0)
+        cells.append(f"{ratio:.2f} ({low:.2f} – {high:.2f})" if known else "")
+    return f"| {' | '.join(cells)} |"
+
+
+def size(text: str) -> tuple[int, int]:
+    """Layers and width, written as 12x768."""
+    layers, _, dim = text.partition("x")
+    if not (layers.isdigit() and dim.isdigit() and int(layers) and int(dim) and int(dim) % 64 == 0):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not layers x width such as 12x768, where the width is a multiple of 64"
+        )
+    return int(layers), int(dim)
 
 
 def main() -> None:
@@ -229,27 +257,34 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contender")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU cores for both")
-    for field, default in Shape._field_defaults.items():
-        parser.add_argument(f"--{field}", type=int, default=default)
-    options = vars(parser.parse_args())
-    rounds, threads = options.pop("rounds"), options.pop("threads")
-    if min(rounds, threads, *options.values()) < 1:
+    parser.add_argument("--sizes", type=size, nargs="+", default=SIZES, help="layers x width")
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES)
+    for field in ("rows", "prompt", "new"):
+        parser.add_argument(f"--{field}", type=int, default=Shape._field_defaults[field])
+    options = parser.parse_args()
+    rounds, threads = options.rounds, options.threads
+    if min(rounds, threads, options.rows, options.prompt, options.new) < 1:
         parser.error("every number must be at least 1")
     # Before JAX starts its threads, of which it has as many as there are cores to run on.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
-    shape = Shape(**options)
     from scripts.bench_machine import machine
 
     print(machine())
-    calls, pool, adapter = make_ours(shape)
     if missing := [n for n in ("torch", "transformers", "peft") if not importlib.util.find_spec(n)]:
         print(f"{' and '.join(missing)} not installed: nothing to compare with")
-    else:
-        calls |= make_peft(shape, threads)
-    found = measure_latency(calls, rounds=rounds, warmup=1)
-    print(f"\n{shape}, rank {RANK}\n\n{rates_table(found, shape.rows * shape.new)}", flush=True)
+    print(
+        f"\nTokens/s of {options.rows} texts at a time, {options.new} tokens after prompts of "
+        f"{options.prompt}; adapters of rank {RANK} on all linears\n\n{header()}"
+    )
+    for dtype in options.dtypes:
+        for layers, dim in options.sizes:
+            shape = Shape(options.rows, options.prompt, options.new, dim, layers, dtype)
+            calls, pool, adapter = make_ours(shape)
+            if not missing:
+                calls |= make_peft(shape, threads)
+            print(rates_row(shape, measure_latency(calls, rounds=rounds, warmup=1)), flush=True)
     adding, bringing = time_switching(pool, adapter)
-    print(f"\nan adapter is added in {adding:.1f} ms, and brought to the device in {bringing:.1f}")
+    print(f"\nAn adapter is added in {adding:.1f} ms, and brought to the device in {bringing:.1f}.")
     print(f"\nx·A·B of one projection, µs\n\n{products_table(shape.dim, 4 * rounds)}")
 
 

@@ -24,23 +24,20 @@ lora_jax is measured.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import ctypes
 import dataclasses
 import importlib.util
 import json
 import os
 import pathlib
-import resource
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+
+from scripts.bench_processes import Command, Found, answer, seconds, take_turns
 
 Step = Callable[[], float]  # takes a step and returns its loss
 
@@ -132,18 +129,6 @@ class Contender:
     def __str__(self) -> str:
         name = f"{self.library} {self.dtype}{', torch.compile' if self.compiled else ''}"
         return f"{name}, {self.lever}" if self.lever else name
-
-
-@dataclasses.dataclass
-class Found:
-    """What was measured of a contender; `seconds` of one step each."""
-
-    compile: float
-    limit: float  # FLOP/s of a matrix product
-    loss: float  # of the first step
-    seconds: list[float] = dataclasses.field(default_factory=list)
-    peak: int = 0  # of the steps, bytes
-    start: int = 0  # peak up to the end of the first step, bytes
 
 
 # ---------------------------------------------------------------------------------------------
@@ -310,81 +295,27 @@ def product_limit(contender: Contender, size: int) -> float:
     return 2 * size**3 / min(seconds(multiply) for _ in range(5))
 
 
-def seconds(run: Callable[[], Any]) -> float:
-    """How long a call takes."""
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
 # ---------------------------------------------------------------------------------------------
 # One process for each contender
 
 
 def work(contender: Contender, shape: Shape, directory: str, threads: int) -> None:
-    """Answers each line of standard input: a step takes place, and its seconds are printed."""
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what libraries print is no answer
-    if contender.library == "PEFT":
-        import torch
+    """Takes steps whenever it is asked to."""
 
-        torch.set_num_threads(threads)
-        step = their_step(shape, contender, directory)
-    else:
-        import jax
+    def make() -> tuple[Step, float]:
+        if contender.library == "PEFT":
+            import torch
 
-        jax.config.update("jax_enable_compilation_cache", False)  # or compiling costs nothing
-        step = our_step(shape, contender.dtype, directory, LEVERS[contender.lever])
-    limit = product_limit(contender, min(2048, 2 * shape.dim))
-    start = time.perf_counter()
-    loss = step()
-    first = time.perf_counter() - start
-    most = forget_peak()
-    again = seconds(step)
-    print(json.dumps([max(first - again, 0.0), limit, loss, [again], peak(), most]), file=answers)
-    for _ in sys.stdin:
-        taken = seconds(step)
-        print(json.dumps([taken, peak()]), file=answers)
+            torch.set_num_threads(threads)
+            step = their_step(shape, contender, directory)
+        else:
+            import jax
 
+            jax.config.update("jax_enable_compilation_cache", False)  # or compiling costs nothing
+            step = our_step(shape, contender.dtype, directory, LEVERS[contender.lever])
+        return step, product_limit(contender, min(2048, 2 * shape.dim))
 
-def forget_peak() -> int:
-    """Returns the peak of resident memory and starts it anew, where the system can (Linux)."""
-    most = peak()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)  # what loading and compiling freed is no part of a step
-    with contextlib.suppress(OSError):
-        (pathlib.Path("/proc") / "self" / "clear_refs").write_text("5")
-    return most
-
-
-def peak() -> int:
-    """The peak of resident memory in bytes."""
-    status = pathlib.Path("/proc") / "self" / "status"
-    with contextlib.suppress(OSError, StopIteration):
-        lines = status.read_text().splitlines()
-        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-    scale = 1 if sys.platform == "darwin" else 1024
-    return scale * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-@contextlib.contextmanager
-def started(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[Any]:
-    """A process that is spoken to line by line, ended in any case; and what it says of errors."""
-    with tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            env=os.environ | environment,
-        )
-        try:
-            yield process, errors
-        finally:
-            process.kill()
-            process.communicate()
+    answer(make, threads)
 
 
 def measure(
@@ -398,36 +329,18 @@ def measure(
 
     One whose step takes longer than `patience` seconds takes no turns: its one step is all.
     """
-    found: dict[Contender, Found] = {}
-    failed: dict[Contender, str] = {}
-    with contextlib.ExitStack() as stack:
-        directory = stack.enter_context(tempfile.TemporaryDirectory())
+    with tempfile.TemporaryDirectory() as directory:
         save_model(shape, directory)
-        processes = {}
+        commands = {}
         for one in contenders:
             task: dict[str, Any] = {
                 "contender": dataclasses.asdict(one),
                 "shape": dataclasses.asdict(shape),
             }
             task |= {"directory": directory, "threads": threads}
-            command = [sys.executable, __file__, "--worker", json.dumps(task)]
-            environment = dict(LEVERS[one.lever].environment)
-            process, errors = stack.enter_context(started(command, environment))
-            if line := process.stdout.readline():  # it has compiled and warmed up
-                found[one] = Found(*json.loads(line))
-                if found[one].seconds[0] <= patience:
-                    found[one].seconds.clear()  # it was no turn
-                    processes[one] = process
-            else:
-                errors.seek(0)
-                failed[one] = errors.read().strip().rpartition("\n")[2]
-        for _ in range(rounds):
-            for one, process in processes.items():
-                print("step", file=process.stdin, flush=True)
-                taken, most = json.loads(process.stdout.readline())
-                found[one].seconds.append(taken)
-                found[one].peak = max(found[one].peak, most)
-    return found, failed
+            arguments = [sys.executable, __file__, "--worker", json.dumps(task)]
+            commands[one] = Command(arguments, dict(LEVERS[one.lever].environment))
+        return take_turns(commands, rounds, patience)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -438,7 +351,7 @@ def table(shape: Shape, found: dict[Contender, Found], reference: str = "PEFT") 
     """A Markdown table, with ratios of speed and memory to those of a library."""
     rate = {one: shape.tokens / statistics.median(of.seconds) for one, of in found.items()}
     limit = {
-        dtype: max((of.limit for one, of in found.items() if one.dtype == dtype), default=0.0)
+        dtype: max((of.told for one, of in found.items() if one.dtype == dtype), default=0.0)
         for dtype in DTYPES
     }
     rows = [
@@ -468,9 +381,7 @@ def table(shape: Shape, found: dict[Contender, Found], reference: str = "PEFT") 
 def limits(found: dict[Contender, Found]) -> str:
     """One sentence on the rates of plain products."""
     rates = [
-        f"{one} {of.limit / 1e9:.0f}"
-        for one, of in found.items()
-        if not (one.compiled or one.lever)
+        f"{one} {of.told / 1e9:.0f}" for one, of in found.items() if not (one.compiled or one.lever)
     ]
     return f"Matrix products, GFLOP/s: {', '.join(rates)}."
 

@@ -1,6 +1,9 @@
 """The benchmark of serving: what it multiplies, and what it makes of the times it took."""
 
+import argparse
+
 import numpy as np
+import pytest
 
 from lora_jax.evaluation import Latency
 from scripts import bench_serving
@@ -17,10 +20,21 @@ def test_all_ways_to_multiply_rows_with_their_own_factors_agree():
 def test_ratios_are_of_calls_in_the_same_round():
     seconds = {"base": [1.0, 2.0, 4.0], "routed": [2.0, 4.0, 8.0], "PEFT mixed": [10.0, 20.0, 40.0]}
     found = {name: Latency(np.array(times)) for name, times in seconds.items()}
-    table = bench_serving.rates_table(found, 100).splitlines()
-    assert "| routed | 25 |" in table
-    assert "| routed / base | 0.50 (0.50 – 0.50) |" in table
-    assert "| routed / PEFT mixed | 5.00 (5.00 – 5.00) |" in table
+    shape = bench_serving.Shape(rows=10, new=10)
+    assert bench_serving.rates_row(shape, found).split(" | ") == [
+        "| 12 x 768, float32",
+        *("50", "", "25", "", "5"),
+        *("0.50 (0.50 – 0.50)", "", "5.00 (5.00 – 5.00)", " |"),
+    ]
+    head, line = bench_serving.header().splitlines()
+    assert head.count("|") == line.count("|") == 11
+
+
+def test_a_size_is_layers_and_width():
+    assert bench_serving.size("12x768") == (12, 768)
+    for wrong in ("12", "0x64", "2x100", "ax64"):
+        with pytest.raises(argparse.ArgumentTypeError, match="layers x width"):
+            bench_serving.size(wrong)
 
 
 def test_the_contenders_write_what_they_are_asked_for():
