@@ -151,7 +151,6 @@ def take_turns(
 @contextlib.contextmanager
 def _started(command: Command) -> Iterator[Any]:
     """A process that is spoken to line by line, ended in any case; and what it says of errors."""
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
             command.arguments,
@@ -159,10 +158,16 @@ def _started(command: Command) -> Iterator[Any]:
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-            env=os.environ | {"PYTHONPATH": path} | command.environment,
+            env=with_root(command.environment),
         )
         try:
             yield process, errors
         finally:
             process.kill()
             process.communicate()
+
+
+def with_root(more: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment and more, in which `scripts` and the library are found."""
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    return os.environ | {"PYTHONPATH": path} | more

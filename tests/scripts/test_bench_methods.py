@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 
 import lora_jax as lora
-from scripts import bench_methods
+from scripts import bench_methods, bench_methods_contenders
 
-SHAPE = bench_methods.Shape(dim=64, layers=1, vocabulary=32, batch=2, length=6, scan=True)
+SHAPE = bench_methods_contenders.Shape(
+    dim=64, layers=1, vocabulary=32, batch=2, length=6, scan=True
+)
 MIB = 2**20
 
 
@@ -30,9 +32,9 @@ def test_ratios_are_to_lora_and_those_of_peft_to_its_own():
 
 
 def test_the_gradient_of_what_trains_is_timed_on_every_projection():
-    step, temporary = bench_methods.make_step("LoRA-FA", SHAPE)
+    step, temporary = bench_methods_contenders.make_step("LoRA-FA", SHAPE)
     gradient = step()
-    assert len(gradient) == len(bench_methods.LINEAR)
+    assert len(gradient) == len(bench_methods_contenders.LINEAR)
     assert all(set(arrays) == {"b"} for arrays in gradient.values())
     assert all(abs(arrays["b"]).max() > 0 for arrays in gradient.values())
     assert temporary is None or temporary > 0
@@ -41,7 +43,7 @@ def test_the_gradient_of_what_trains_is_timed_on_every_projection():
 def test_every_method_of_the_library_is_measured():
     measured = {
         type(method)
-        for contender in bench_methods.METHODS.values()
+        for contender in bench_methods_contenders.METHODS.values()
         for method in contender.targets.values()
     }
     methods = {
@@ -64,10 +66,10 @@ def test_memory_is_what_a_step_holds_at_its_highest():
 
 @pytest.mark.torch
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("name", [n for n, c in bench_methods.METHODS.items() if c.kind])
+@pytest.mark.parametrize("name", [n for n, c in bench_methods_contenders.METHODS.items() if c.kind])
 def test_peft_trains_as_many_parameters_with_the_same_method(name):
     pytest.importorskip("peft")
-    step, _ = bench_methods.make_step(name, SHAPE)
+    step, _ = bench_methods_contenders.make_step(name, SHAPE)
     ours = sum(leaf.size for leaf in jax.tree.leaves(step()))
-    model = bench_methods.make_peft_model(name, SHAPE)
+    model = bench_methods_contenders.make_peft_model(name, SHAPE)
     assert ours == sum(p.numel() for p in model.parameters() if p.requires_grad)

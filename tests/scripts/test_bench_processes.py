@@ -10,11 +10,10 @@ WORKER = """
 import sys
 from scripts.bench_processes import answer
 
-print("a library says something")
 turns = []
 
 def work():
-    print("and again")
+    print("a library says something", flush=True)
     turns.append(0)
     with open(sys.argv[1], "a") as file:
         file.write(sys.argv[2])

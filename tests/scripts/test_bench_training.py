@@ -5,7 +5,15 @@ import sys
 import pytest
 
 from scripts import bench_training
-from scripts.bench_training import Contender, Found, Shape
+from scripts.bench_processes import Found
+from scripts.bench_training_contenders import (
+    LEVERS,
+    QUICK_SHAPES,
+    Contender,
+    Shape,
+    our_step,
+    save_model,
+)
 
 
 def test_speed_memory_and_utilisation_are_put_beside_those_of_peft():
@@ -57,11 +65,11 @@ def test_settings_of_ours_are_put_beside_the_default():
 
 @pytest.mark.slow
 def test_every_setting_of_the_step_takes_the_same_first_step(tmp_path):
-    shape = bench_training.QUICK_SHAPES[0]
-    bench_training.save_model(shape, tmp_path)
+    shape = QUICK_SHAPES[0]
+    save_model(shape, tmp_path)
     losses = {
-        name: bench_training.our_step(shape, "float32", str(tmp_path), lever)()
-        for name, lever in bench_training.LEVERS.items()
+        name: our_step(shape, "float32", str(tmp_path), lever)()
+        for name, lever in LEVERS.items()
         if not lever.environment
     }
     assert len(losses) > 5
@@ -71,7 +79,7 @@ def test_every_setting_of_the_step_takes_the_same_first_step(tmp_path):
 @pytest.mark.slow
 def test_a_setting_of_the_process_takes_the_same_first_step():
     contenders = [Contender("lora_jax", "float32", lever=name) for name in ("", "YNN off")]
-    shape = bench_training.QUICK_SHAPES[0]
+    shape = QUICK_SHAPES[0]
     found, failed = bench_training.measure(shape, contenders, rounds=1, threads=1)
     assert not failed
     default, own = (found[one] for one in contenders)
@@ -82,7 +90,7 @@ def test_a_setting_of_the_process_takes_the_same_first_step():
 @pytest.mark.torch
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("shape", bench_training.QUICK_SHAPES, ids=str)
+@pytest.mark.parametrize("shape", QUICK_SHAPES, ids=str)
 def test_all_take_the_same_first_step(shape):
     for module in ("torch", "transformers", "peft"):
         pytest.importorskip(module)
