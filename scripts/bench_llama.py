@@ -114,6 +114,7 @@ def our_step(
     loss = functools.partial(language_model.loss, outputs)
     labels = training.label(variables, [("adapter/.*", "trained"), ("params/.*", None)])
     settings = {"learning_rate": LEARNING_RATE, "weight_decay": WEIGHT_DECAY}
+    settings |= {"schedule": "constant", "warmup": 0}
     optimizer = training.make_optimizer(settings, labels, 1000)
     state, frozen = training.init_state(variables, labels, optimizer, jax.random.key(1))
     frozen = training.unstack(frozen)
@@ -160,7 +161,6 @@ def _our_model(directory: str, dtype: str, targets: Sequence[str], quantize: str
     import lora_jax as lora
     from lora_jax import hub
 
-    jax.config.update("jax_enable_compilation_cache", False)  # or compiling costs nothing
     base = hub.load_model(directory, dtype=dtype, scan=False, quantize=quantize)
     ids = jax.ShapeDtypeStruct((1, 2), "int32")
     method = lora.LoRA(rank=RANK, alpha=ALPHA)

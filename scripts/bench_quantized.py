@@ -81,6 +81,10 @@ def work(
             import torch
 
             torch.set_num_threads(cores)
+        else:
+            import jax
+
+            jax.config.update("jax_enable_compilation_cache", False)  # or compiling costs nothing
         return make(Contender(*contender), Llama(**llama), directory, what)
 
     answer(made, cores)

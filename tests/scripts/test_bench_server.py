@@ -10,7 +10,7 @@ from scripts import bench_server
 from scripts.bench_server import ENGINE, STREAMED, WHOLE, Shape
 from scripts.bench_server_clients import Load, Text, ask_engine, ask_server
 
-TINY = Shape(dim=64, layers=1, vocabulary=300, rows=2, adapters=2, prompt=4, new=6)
+TINY = Shape(dim=64, layers=2, vocabulary=300, rows=2, adapters=2, prompt=4, new=6)
 
 
 @pytest.fixture(scope="module")
