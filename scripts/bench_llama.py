@@ -113,7 +113,7 @@ def our_step(
     outputs = language_model.make_outputs(base, lifted, frozen_head=True)
     loss = functools.partial(language_model.loss, outputs)
     labels = training.label(variables, [("adapter/.*", "trained"), ("params/.*", None)])
-    settings = {"learning_rate": LEARNING_RATE, "weight_decay": WEIGHT_DECAY}
+    settings: dict[str, Any] = {"learning_rate": LEARNING_RATE, "weight_decay": WEIGHT_DECAY}
     settings |= {"schedule": "constant", "warmup": 0}
     optimizer = training.make_optimizer(settings, labels, 1000)
     state, frozen = training.init_state(variables, labels, optimizer, jax.random.key(1))

@@ -100,9 +100,7 @@ def qwix_step(llama: Llama, directory: str, dtype: str) -> Work:
     graph, factors, rest = nnx.split(_qwix_model(llama, directory, dtype), nnx.LoRAParam, ...)
     ids = jnp.asarray(llama.ids)
     positions = jnp.broadcast_to(jnp.arange(llama.length), ids.shape)
-    mask = jnp.broadcast_to(
-        jnp.tril(jnp.ones((llama.length, llama.length), bool)), (llama.batch, *(llama.length,) * 2)
-    )
+    mask = jnp.tril(jnp.ones((llama.batch, llama.length, llama.length), bool))
     optimizer = _optimizer()
 
     def loss(factors: Any, rest: Any, ids: jax.Array) -> jax.Array:

@@ -170,4 +170,4 @@ def _started(command: Command) -> Iterator[Any]:
 def with_root(more: Mapping[str, str]) -> dict[str, str]:
     """This process's environment and more, in which `scripts` and the library are found."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    return os.environ | {"PYTHONPATH": path} | more
+    return os.environ | {"PYTHONPATH": path, **more}

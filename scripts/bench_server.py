@@ -25,7 +25,7 @@ import string
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,7 +81,7 @@ def save(shape: Shape, directory: Path) -> None:
         head_dim=64,
         ff_dim=8 * shape.dim // 3,
         max_length=shape.prompt + shape.new,
-        eos_ids=(tokenizer.eos_id,),
+        eos_ids=(0,),  # the end of a text, of every new tokenizer
     )
     params = jax.jit(functools.partial(models.init, config))(jax.random.key(0))
     (letters,) = tokenizer.encode_ragged([string.ascii_letters], special=False)
@@ -168,7 +168,7 @@ def server(shape: Shape, directory: Path) -> Iterator[str]:
 
 
 def measure(
-    ways: dict[str, Callable[[], Load]], rounds: int
+    ways: Mapping[str, Callable[[], Load]], rounds: int
 ) -> tuple[dict[str, list[Load]], list[str]]:
     """Lets all ways take turns; also the texts, which must be the same in all.
 
