@@ -97,7 +97,8 @@ def qwix_step(llama: Llama, directory: str, dtype: str) -> Work:
     import optax
     from flax import nnx
 
-    graph, factors, rest = nnx.split(_qwix_model(llama, directory, dtype), nnx.LoRAParam, ...)
+    graph, *states = nnx.split(_qwix_model(llama, directory, dtype), nnx.LoRAParam, ...)
+    factors, rest = states
     ids = jnp.asarray(llama.ids)
     positions = jnp.broadcast_to(jnp.arange(llama.length), ids.shape)
     mask = jnp.tril(jnp.ones((llama.batch, llama.length, llama.length), bool))
