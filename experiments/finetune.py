@@ -35,6 +35,7 @@ from lora_jax.analysis import chip_of
 from lora_jax.data import Examples, bucketed_batches, encode, load_task, training_batches
 from lora_jax.data.buckets import check_lengths
 from lora_jax.data.loader import Batches
+from lora_jax.nearest import nearest
 from lora_jax.reports import plan
 from lora_jax.training.classifier import (
     RULES,
@@ -44,7 +45,6 @@ from lora_jax.training.classifier import (
     predict,
     score,
 )
-from lora_jax.training.labels import nearest
 
 # Fields that may be other ones when a run resumes.
 MAY_CHANGE = ("checkpoint_every", "keep", "mesh", "on_nonfinite")
@@ -237,7 +237,7 @@ def lift(config: ConfigDict, base: hub.Pretrained) -> lora.Lifted:
 def check_choice(field: str, value: str, choices: Collection[str]) -> None:
     """Refuses what is none of the choices."""
     if value not in choices:
-        raise ValueError(f"{field} = {value!r}; nearest: {nearest(value, list(choices))}")
+        raise ValueError(f"{field} = {value!r}; nearest: {', '.join(nearest(value, choices, 3))}")
 
 
 def make_sinks(config: ConfigDict, tensorboard: bool, wandb: bool) -> list[training.Sink]:

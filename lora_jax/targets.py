@@ -15,12 +15,12 @@ norms too. For them there are `BIASES` and `NORMS`, and the name of a module mea
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lora_jax.lifting import Method, Weight, is_elementwise
+from lora_jax.nearest import nearest
 
 ALL_LINEAR = "all-linear"
 BIASES = "all-biases"
@@ -200,7 +200,7 @@ def _no_match(pattern: str, weights: Mapping[str, Weight], paths: Sequence[str])
     names = sorted(
         {part for path in used for part in (path, _module(path), _module(path).split("/")[-1])}
     )
-    near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.5)
+    near = nearest(pattern, names, 3, likeness=0.5)
     modules = sorted({_module(path).split("/")[-1] for path in used})
     hint = f"; nearest: {', '.join(map(repr, near))}" if near else ""
     known = ", ".join(modules)

@@ -18,7 +18,7 @@ TEXTS = [
 
 # A room may import its own level and those before it.
 LEVELS = (
-    {"compat"},
+    {"compat", "nearest"},
     {"lifting"},
     {"methods", "targets"},
     {"models", "adapters", "quantization", "api"},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import difflib
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -16,6 +15,7 @@ from lora_jax.adapters.low_rank import weights_by_path
 from lora_jax.adapters.route import Routed, gather
 from lora_jax.adapters.slots import Arrays, check_fits, fill, gains, host_arrays, slotted
 from lora_jax.lifting import Lifted
+from lora_jax.nearest import nearest
 
 Factors = Mapping[str, Mapping[str, Any]]
 
@@ -100,7 +100,7 @@ class AdapterPool:
     def check_known(self, name: str) -> None:
         """Raises `ValueError`, which has the nearest names, where there is no such adapter."""
         if name not in self._host:
-            near = difflib.get_close_matches(name, self._host, n=3, cutoff=0.0)
+            near = nearest(name, self._host, 3)
             known = f"; the nearest are {', '.join(map(repr, near))}" if near else ": it is empty"
             raise ValueError(f"the pool has no adapter {name!r}{known}")
 

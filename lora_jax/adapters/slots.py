@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -16,6 +15,7 @@ from lora_jax.lifting import Delta, Factor, Lifted, Site, Weight, adapted_norm
 from lora_jax.lifting.relift import relift
 from lora_jax.lifting.site import check_arrays
 from lora_jax.methods import DoRA, LoRA
+from lora_jax.nearest import nearest
 
 Factors = Mapping[str, Mapping[str, Any]]
 Arrays = dict[str, dict[str, np.ndarray]]
@@ -79,7 +79,7 @@ def check_fits(pool: Lifted, adapter: Lifted, factors: Factors) -> None:
             raise ValueError(f"factors have no entry for {site.path!r}, which the adapter adapts")
         check_arrays(site, factors[site.path])
         if site.path not in places:
-            near = difflib.get_close_matches(site.path, places, n=3, cutoff=0.0)
+            near = nearest(site.path, places, 3)
             raise ValueError(
                 f"the adapter changes {site.path!r}, which the pool has no place for; it has "
                 f"{len(places)}, of which the nearest are {', '.join(map(repr, near))}: lift the "

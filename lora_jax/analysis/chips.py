@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from lora_jax.training.labels import nearest
+from lora_jax.nearest import nearest
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,10 +127,9 @@ def find_chip(name: str) -> Chip:
     """
     names = {known.lower(): known for known in CHIPS}
     if name.lower() not in names:
-        close = nearest(name.lower(), list(names), count=2).split(", ")
+        close = [names[found] for found in nearest(name.lower(), names, 2)]
         raise ValueError(
-            f"unknown chip {name!r}; nearest: {', '.join(names[found] for found in close)}; "
-            f"known: {', '.join(CHIPS)}"
+            f"unknown chip {name!r}; nearest: {', '.join(close)}; known: {', '.join(CHIPS)}"
         )
     return CHIPS[names[name.lower()]]
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
+
+from lora_jax.nearest import nearest
 
 
 def known(name: str, choices: Iterable[str], what: str) -> str:
@@ -22,8 +23,6 @@ def known(name: str, choices: Iterable[str], what: str) -> str:
     """
     choices = tuple(choices)
     if name not in choices:
-        nearest = difflib.get_close_matches(name, choices, n=1, cutoff=0.0)[0]
-        raise ValueError(
-            f"unknown {what} {name!r}; nearest: {nearest!r}; known: {', '.join(choices)}"
-        )
+        (near,) = nearest(name, choices)
+        raise ValueError(f"unknown {what} {name!r}; nearest: {near!r}; known: {', '.join(choices)}")
     return name

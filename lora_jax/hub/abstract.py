@@ -1,6 +1,5 @@
 """A model described by its shape alone: all of it but the weights."""
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from lora_jax.hub.quantized import as_quantization
 from lora_jax.hub.tokenizer import Tokenizer
 from lora_jax.models import build, gpt3_config
 from lora_jax.models.gpt2 import GPT3_SIZES
+from lora_jax.nearest import nearest
 from lora_jax.quantization import accept_quantized
 from lora_jax.quantization import quantize as quantize_params
 
@@ -73,7 +73,7 @@ def _find(model: str | Path | Mapping[str, Any], **options: Any) -> tuple[Any, P
         header = llama2c.open_file(directory, None).header
         return make_config(llama2c.config_fields(header), directory, **options), nowhere
     if not directory.is_dir():
-        near = difflib.get_close_matches(str(model), PUBLISHED_SHAPES, n=2, cutoff=0.0)
+        near = nearest(str(model), PUBLISHED_SHAPES, 2)
         raise ValueError(
             f"no directory {str(model)!r}, and no published shape of that name; nearest: "
             f"{', '.join(near)}; a dict with the fields of a config.json describes a model too"

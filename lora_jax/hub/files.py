@@ -1,7 +1,6 @@
 """Where the files of a model, an adapter or a data set are: a directory, the cache, or the hub."""
 
 import contextlib
-import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,8 @@ from typing import Any
 
 import huggingface_hub
 from huggingface_hub import errors
+
+from lora_jax.nearest import nearest
 
 _NEEDED = ["config.json", "model*.safetensors"]
 _PATTERNS = [
@@ -153,7 +154,7 @@ def siblings(path: Path) -> str:
     if not path.parent.is_dir():
         return f": {path.parent} does not exist either"
     names = [p.name for p in path.parent.iterdir() if p.is_dir()]
-    near = difflib.get_close_matches(path.name, names, n=3)
+    near = nearest(path.name, names, 3, likeness=0.6)
     return f"; near it: {', '.join(near)}" if near else ""
 
 

@@ -1,6 +1,5 @@
 """From the tensors in files to the params of a model, in stored type, one array at a time."""
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence, Set
@@ -15,6 +14,7 @@ from lora_jax.hub.names import Index, Names, Stored
 from lora_jax.hub.quantized import Quantization, read_quantized
 from lora_jax.hub.safetensors import Tensors
 from lora_jax.lifting import path_name
+from lora_jax.nearest import nearest
 
 Shapes = Mapping[str, Any]
 ShardingOf = Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
@@ -166,10 +166,10 @@ class _Source:
             )
 
     def _raise_missing(self, name: str) -> None:
-        near = difflib.get_close_matches(name, self._named, n=3, cutoff=0.3)
-        nearest = ", ".join(repr(self._named[name]) for name in near) or "none is like it"
+        found = [self._named[one] for one in nearest(name, self._named, 3, likeness=0.3)]
+        near = ", ".join(map(repr, found)) or "none is like it"
         raise ValueError(
-            f"no tensor {name!r} (for {self.row.path}) in {self._tensors}; nearest: {nearest}"
+            f"no tensor {name!r} (for {self.row.path}) in {self._tensors}; nearest: {near}"
         )
 
     def _file(self, name: str) -> Path:

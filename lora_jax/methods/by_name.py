@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from lora_jax.lifting import Method
@@ -24,6 +23,7 @@ from lora_jax.methods.lora_fa import LoRAFA
 from lora_jax.methods.miss import MiSS
 from lora_jax.methods.token_rows import TokenRows
 from lora_jax.methods.vera import VeRA
+from lora_jax.nearest import nearest
 
 _OF_THIS_PACKAGE = (
     LoRA,
@@ -68,13 +68,13 @@ def make_method(name: str = "LoRA", **fields: Any) -> Method:
     """
     spelt = {_plain(known): known for known in METHODS}
     if _plain(name) not in spelt:
-        near = spelt[_nearest(_plain(name), spelt)]
+        near = spelt[nearest(_plain(name), spelt)[0]]
         raise ValueError(f"unknown method {name!r}; nearest: {near!r}; known: {', '.join(METHODS)}")
     kind = METHODS[spelt[_plain(name)]]
     known = _fields(kind)
     for field in fields:
         if field not in known:
-            near = _nearest(field, known)
+            (near,) = nearest(field, known)
             raise ValueError(
                 f"{kind.__name__} has no field {field!r}; nearest: {near!r}; known: "
                 f"{', '.join(known)}"
@@ -99,7 +99,3 @@ def _fields(kind: type) -> list[str]:
 
 def _plain(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")
-
-
-def _nearest(name: str, choices: Iterable[str]) -> str:
-    return difflib.get_close_matches(name, list(choices), n=1, cutoff=0.0)[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
 import re
 import time
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from lora_jax import hub
 from lora_jax.adapters import AdapterPool
 from lora_jax.api import lift
 from lora_jax.lifting import Lifted
+from lora_jax.nearest import nearest
 from lora_jax.serving.directories import AdapterRoot
 from lora_jax.serving.engine_thread import EngineThread
 from lora_jax.serving.errors import ApiError
@@ -76,7 +76,7 @@ class Catalog:
     def check_known(self, name: str) -> None:
         """Raises `ApiError`, which has the nearest names, where no model has that name."""
         if name not in self.cards:
-            near = difflib.get_close_matches(name[:200], self.cards, n=3, cutoff=0.0)
+            near = nearest(name, self.cards, 3)
             raise ApiError(
                 404,
                 f"no model {name[:80]!r}; nearest: {', '.join(map(repr, near))}",

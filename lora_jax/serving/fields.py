@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping
 from typing import Any
 
+from lora_jax.nearest import nearest
 from lora_jax.serving.errors import ApiError
 
 _NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
@@ -85,7 +85,7 @@ class Fields:
           ApiError: there are fields that nobody took.
         """
         for name in self._left:
-            near = difflib.get_close_matches(name, self._known, n=1, cutoff=0.0)[0]
+            (near,) = nearest(name, self._known)
             raise ApiError(400, f"unknown field {name[:80]!r}; nearest: {near!r}", param=name[:80])
 
 

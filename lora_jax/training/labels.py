@@ -5,7 +5,6 @@ array wins; the label `None` freezes it. Nothing is frozen, or trained, because 
 it.
 """
 
-import difflib
 import math
 import re
 from collections import Counter
@@ -15,6 +14,7 @@ import jax
 from jaxtyping import PyTree
 
 from lora_jax.lifting import path_name
+from lora_jax.nearest import nearest
 from lora_jax.training.unstack import stacked
 
 Rule = tuple[str, str | None]
@@ -166,11 +166,6 @@ def summary(variables: PyTree, labels: PyTree) -> dict[str, int]:
     return dict(counts.most_common())
 
 
-def nearest(wanted: str, names: Sequence[str], count: int = 3) -> str:
-    """Names the valid choices nearest to a wrong one, for an error message."""
-    return ", ".join(difflib.get_close_matches(wanted, names, n=count, cutoff=0.0)) or "none"
-
-
 def _first_match(path: str, rules: Sequence[Rule]) -> Rule:
     for rule in rules:
         if re.fullmatch(rule[0], path):
@@ -189,7 +184,7 @@ def _check_every_rule_is_used(winners: Mapping[str, Rule], rules: Sequence[Rule]
         if not taken:
             raise ValueError(
                 f"the rule ({regex!r}, {name!r}) matches nothing; nearest paths: "
-                f"{nearest(regex, list(winners))}"
+                f"{', '.join(nearest(regex, winners, 3)) or 'none'}"
             )
         if name is not None:
             # Freezing "all the rest" when no rest is left hides no mistake; losing a label does.

@@ -23,10 +23,11 @@ import optax
 from jaxtyping import PyTree
 
 from lora_jax.lifting import path_name
+from lora_jax.nearest import nearest
 from lora_jax.training.average import track_average
 from lora_jax.training.guard import guard
 from lora_jax.training.identity import Config, as_json
-from lora_jax.training.labels import FROZEN, lora_plus, nearest
+from lora_jax.training.labels import FROZEN, lora_plus
 from lora_jax.training.rules import RULES, make_rule
 from lora_jax.training.schedule import SCHEDULES, ScheduleConfig, build_schedule
 
@@ -253,7 +254,7 @@ def _decayed(labels: PyTree, no_decay: Sequence[str]) -> PyTree:
             parts = sorted({part for path in named for part in path.split("/")})
             raise ValueError(
                 f"optimizer.no_decay: {regex!r} is part of no path that trains; nearest parts: "
-                f"{nearest(regex, parts)}"
+                f"{', '.join(nearest(regex, parts, 3)) or 'none'}"
             )
 
     def decays(path: tuple, name: str) -> bool | None:
@@ -272,7 +273,8 @@ def _parse(kind: type[G], config: Mapping[str, Any], where: str) -> G:
     fields = [field.name for field in dataclasses.fields(kind)]
     for name in config:
         if name not in fields:
-            raise ValueError(f"{where} has no field {name!r}; nearest: {nearest(name, fields)}")
+            near = ", ".join(nearest(name, fields, 3))
+            raise ValueError(f"{where} has no field {name!r}; nearest: {near}")
     return kind(**config)
 
 

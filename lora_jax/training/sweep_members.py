@@ -11,9 +11,9 @@ import numpy as np
 
 from lora_jax.lifting import Method
 from lora_jax.methods import LoRA
+from lora_jax.nearest import nearest
 from lora_jax.targets import Targets
 from lora_jax.training.identity import Config, as_json
-from lora_jax.training.labels import nearest
 from lora_jax.training.optimizer import OptimizerConfig, settle
 
 # Fields of the optimiser that become arrays; those of groups are in `settle`'s groups.
@@ -192,7 +192,8 @@ def _make_member(choice: Mapping[str, Any], shared: Mapping[str, Any]) -> Member
             _set(optimizer, field.split("."), value)
         else:
             known = [*sorted(fields), *of_method, *of_optimizer]
-            raise ValueError(f"a member has no field {field!r}; nearest: {nearest(field, known)}")
+            near = ", ".join(nearest(field, known, 3))
+            raise ValueError(f"a member has no field {field!r}; nearest: {near}")
     method = own.get("method", base.method)
     own |= {"method": dataclasses.replace(method, **method_fields), "optimizer": optimizer}
     return dataclasses.replace(base, **own)
