@@ -18,6 +18,7 @@ import PIL.Image
 from ml_collections import ConfigDict
 from rich.console import Console
 
+from experiments.decoder import load_decoder
 from experiments.launch import launch
 from lora_jax import hub, models
 from lora_jax.evaluation import BeamSearch, Completion, Sampling, generate_text
@@ -53,7 +54,7 @@ def main(config: ConfigDict, workdir: Path | None) -> None:
     console = Console(highlight=False, soft_wrap=True)
     prompts = read_prompts(config)
     search = make_search(config)
-    model = load(config)
+    model = load_decoder(config)
     inputs = prepare(config, model, prompts)
     if workdir is not None:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -104,7 +105,7 @@ def plan(config: ConfigDict) -> None:
     console = Console(highlight=False, soft_wrap=True, markup=False)
     prompts = read_prompts(config)
     search = make_search(config)
-    model = load(config)
+    model = load_decoder(config)
     inputs = prepare(config, model, prompts)
     count = sum(leaf.size for leaf in jax.tree.leaves(model.params))
     console.print(f"model: {model.config.model_type}, {count:,} parameters, {model.config.dtype}")
@@ -142,16 +143,6 @@ def make_search(config: ConfigDict) -> Sampling | BeamSearch:
     return BeamSearch(
         beams=config.beams, length_penalty=config.length_penalty, early_stopping=early, **settings
     )
-
-
-def load(config: ConfigDict) -> hub.Pretrained:
-    """The model and its tokenizer."""
-    if not config.model:
-        raise ValueError("give --config.model: a directory, a name on the hub, or a .bin file")
-    model = hub.load_model(config.model, dtype=config.dtype or None, scan=config.scan)
-    if not hasattr(model.config, "eos_ids"):
-        raise ValueError(f"a model of type {model.config.model_type!r} does not generate text")
-    return model
 
 
 def prepare(

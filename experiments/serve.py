@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 import lora_jax as lora
+from experiments.decoder import load_decoder
 from experiments.launch import launch
 from experiments.settings import listed
 from lora_jax import hub, training
@@ -136,10 +137,8 @@ def find_adapters(config: ConfigDict) -> tuple[serving.AdapterRoot | None, list[
 
 def load(config: ConfigDict) -> hub.Pretrained:
     """The base and its tokenizer."""
-    if not config.model:
-        raise ValueError("give --config.model: a directory, a name on the hub, or a .bin file")
-    model = hub.load_model(config.model, dtype=config.dtype or None, scan=config.scan)
-    if not hasattr(model.config, "eos_ids") or getattr(model.config, "decoder_start_id", None):
+    model = load_decoder(config)
+    if hasattr(model.config, "decoder_start_id") or hasattr(model.config, "language"):
         raise ValueError(f"a {model.config.model_type!r} is no decoder: only those are served")
     model.tokenizer.encode_ragged(["a"])  # whatever is wrong with it is told now
     return model

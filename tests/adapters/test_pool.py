@@ -13,19 +13,9 @@ import lora_jax as lora
 from lora_jax import models
 from lora_jax.evaluation import BeamSearch, Sampling, generate
 from tests.adapters.quick import quick
+from tests.tiny_decoder import tiny_decoder
 
-CONFIG = models.DecoderConfig(
-    vocab_size=40,
-    dim=16,
-    layers=2,
-    heads=2,
-    kv_heads=1,
-    head_dim=8,
-    ff_dim=24,
-    max_length=32,
-    eos_ids=(),
-    scan=False,
-)
+CONFIG = tiny_decoder()
 APPLY = models.build(CONFIG).apply
 PARAMS = jax.tree.map(lambda x: x * 4, models.init(CONFIG, jax.random.key(0)))
 IDS = jnp.array([[7, 11, 30, 5], [9, 21, 3, 0], [33, 2, 0, 0], [4, 8, 15, 16]])

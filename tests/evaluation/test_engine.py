@@ -8,19 +8,9 @@ import pytest
 import lora_jax as lora
 from lora_jax import models
 from lora_jax.evaluation import Engine, QueueFullError, Sampling, TextRequest, generate
+from tests.tiny_decoder import tiny_decoder
 
-CONFIG = models.DecoderConfig(
-    vocab_size=40,
-    dim=16,
-    layers=2,
-    heads=2,
-    kv_heads=1,
-    head_dim=8,
-    ff_dim=24,
-    max_length=32,
-    eos_ids=(3,),
-    scan=False,
-)
+CONFIG = tiny_decoder(eos_ids=(3,))
 APPLY = models.build(CONFIG).apply
 PARAMS = jax.tree.map(lambda x: x * 4, jax.jit(lambda k: models.init(CONFIG, k))(jax.random.key(0)))
 LIFTED = lora.lift(

@@ -14,6 +14,7 @@ from experiments import serve
 from tests.experiments.command import ROOT, start
 from tests.serving.test_api import client
 
+FIXTURES = ROOT / "tests" / "fixtures"
 LONG = {"model": "a1", "prompt": "the sea", "temperature": 0, "max_tokens": 800}
 
 
@@ -105,6 +106,8 @@ def test_the_plan_says_what_would_be_served(base_dir, root, monkeypatch, capsys)
     ("fields", "message"),
     [
         ({"model": ""}, "give --config.model"),
+        ({"model": f"{FIXTURES}/t5"}, "a 't5' is no decoder"),
+        ({"model": f"{FIXTURES}/llava"}, "a 'llava' is no decoder"),
         ({"adapters": ("a0", "b0")}, "adapter 'b0': no directory 'b0' under the root"),
         ({"adapters": ("../x",)}, "leads out of the root"),
         ({"adapters_root": "", "adapters": ("a0",)}, "no --config.adapters_root"),

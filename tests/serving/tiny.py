@@ -16,6 +16,7 @@ from lora_jax import hub, models
 from lora_jax.evaluation import Engine, GrowingText, Sampling, generate
 from lora_jax.hub.new_tokenizer import train_tokenizer
 from lora_jax.serving import AdapterRoot, Limits, Service, serving
+from tests.tiny_decoder import tiny_decoder
 
 CLIENTS = []  # all that were made
 NAMES = ("a0", "a1", "a2", "a3")
@@ -36,17 +37,7 @@ def make_base(directory):
     """Writes a decoder with random weights, whose texts are far from uniform."""
     tokenizer = train_tokenizer(directory, [TEXT] * 3, 290)
     (directory / "chat_template.jinja").write_text(TEMPLATE)
-    config = models.DecoderConfig(
-        vocab_size=290,
-        dim=16,
-        layers=2,
-        heads=2,
-        kv_heads=1,
-        head_dim=8,
-        ff_dim=24,
-        max_length=64,
-        eos_ids=(tokenizer.eos_id,),
-    )
+    config = tiny_decoder(vocab_size=290, max_length=64, eos_ids=(tokenizer.eos_id,))
     rng = np.random.default_rng(0)
     draw = lambda path, x: (
         np.ones(x.shape, "f")
