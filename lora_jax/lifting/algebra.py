@@ -135,7 +135,7 @@ class AdaptedWeight:
       path: where the weight lies in the params tree.
       origin: for each axis of `base`, the axes of the original weight it came from.
       picked: original axes already indexed by a row, a layer number or an expert number.
-      scanned: original axes already consumed by a `scan`.
+      scanned: original axes already consumed by a `scan`, or by taking one layer of a stack.
       looked_up: rows were gathered by an array of indices, as from an embedding.
     """
 

@@ -99,7 +99,7 @@ class Interpreter:
             return value
         if value.looked_up:
             free = merged_origin(value.origin) - value.picked - value.scanned
-            self.uses.append(Use("gather", value.picked, value.scanned, free))
+            self.uses.append(Use("gather", value.picked - value.scanned, value.scanned, free))
         elif not (_costs_nothing_dense(value) or _is_vector(value)):
             self.fallbacks[Fallback(value.path, primitive, why)] = None
         return dense(value)
@@ -165,11 +165,16 @@ def _view(eqn: jex.JaxprEqn, weight: AdaptedWeight, others: list[Any], swapped: 
     else:
         raise NoRule("no rule for this primitive")
     (base,) = view(eqn, [*others, weight.base] if swapped else [weight.base, *others])
-    picked = weight.picked
+    picked, scanned = weight.picked, weight.scanned
     if name in ("slice", "dynamic_slice"):  # W[i]: a single layer or expert
         single = [i for i, n in enumerate(base.shape) if n == 1 != weight.shape[i]]
         picked = picked | merged_origin([weight.origin[i] for i in single])
-    return dataclasses.replace(weight, base=base, delta=delta, origin=origin, picked=picked)
+    if name == "squeeze" and not weight.looked_up:  # a layer of a stack, be it the only one
+        gone = [weight.origin[i] for i in eqn.params["dimensions"]]
+        scanned = scanned | merged_origin(gone)
+    return dataclasses.replace(
+        weight, base=base, delta=delta, origin=origin, picked=picked, scanned=scanned
+    )
 
 
 class _Call:

@@ -1,5 +1,6 @@
 """Adapters in PEFT's files: what we write is what we read, and what does not fit is refused."""
 
+import dataclasses
 import json
 import shutil
 
@@ -13,7 +14,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import lora_jax as lora
-from lora_jax import hub
+from lora_jax import hub, models
 from lora_jax.hub.names import Names, Stored
 from lora_jax.methods import drop_ranks
 
@@ -111,6 +112,18 @@ def _without_padding(lifted, factors):
             a, b = a.at[layer, ..., rank:].set(0), b.at[layer, ..., rank:, :].set(0)
             factors[site.path] = {"a": a, "b": b}
     return factors
+
+
+def test_a_stack_of_one_layer_is_saved_whether_it_is_scanned_or_not(tmp_path):
+    config = dataclasses.replace(LLAMA.config, layers=1, scan=False)
+    params = models.init(config, jax.random.key(0))
+    unrolled, scanned = (
+        lora.lift(models.build(one).apply, params, IDS, targets=lora.ALL_LINEAR, method=LORA)
+        for one in (config, dataclasses.replace(config, scan=True))
+    )
+    factors = trained(unrolled, params)
+    hub.save_peft(tmp_path, unrolled, factors, params=params)
+    assert_same(hub.load_peft(tmp_path, scanned, params=params), factors)
 
 
 def test_parts_of_different_scale_are_joined_with_the_ratio_in_b(tmp_path):

@@ -96,6 +96,30 @@ def test_a_batch_of_one_and_a_batch_of_many_find_the_same_roles():
         assert (site.batch, site.ins, site.outs) == ((), (0,), (1, 2))
 
 
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("way", ["indexed", "sliced", "scanned"])
+def test_the_axis_of_a_stack_is_a_batch_axis_even_if_it_holds_one_layer(layers, way):
+    params = {"w": jnp.ones((layers, 8, 8)), "table": jnp.ones((layers, 5, 8))}
+
+    def layer(x, own):
+        return jnp.tanh(x @ own["w"]) + own["table"][jnp.array([3, 1])], None
+
+    def model(params, x):
+        if way == "scanned":
+            return lax.scan(layer, x, params)[0]
+        pick = {
+            "indexed": lambda p, i: p[i],
+            "sliced": lambda p, i: lax.index_in_dim(p, i, keepdims=False),
+        }[way]
+        for i in range(layers):
+            x, _ = layer(x, jax.tree.map(lambda p, i=i: pick(p, i), params))
+        return x
+
+    targets = ("w", "table")
+    sites = lora.lift(model, params, jnp.ones((2, 8)), targets=targets, method=lora.LoRA(2)).sites
+    assert [(s.batch, s.ins, s.outs) for s in sites] == [((0,), (1,), (2,))] * 2
+
+
 def test_uses_are_told_in_the_order_of_the_program():
     lifted = checks.lift(ALL["linen_tied_embedding"]())
     uses = {site.path: site.uses for site in lifted.sites}
