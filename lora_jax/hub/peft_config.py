@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 from lora_jax.hub.peft_modules import EXPERTS, Layout, Module
+from lora_jax.hub.peft_types import check_types
 
 # What the fields are in a config that says nothing of them.
 DEFAULTS: dict[str, Any] = {
@@ -24,9 +25,6 @@ DEFAULTS: dict[str, Any] = {
     "MISS": {"r": 64},
     "VERA": {"r": 256},
 }
-
-# Fields that hold something else than a number for each module.
-_LISTS = {"ADALORA": {"rank_pattern"}}
 
 # Variants of LoRA that change what the tensors mean, and what they do.
 _VARIANTS = {
@@ -165,8 +163,10 @@ def check_config(fields: Mapping[str, Any], where: Any) -> str:
         Its type, such as "LORA".
 
     Raises:
-        ValueError: the type is unknown, or it is a variant that we do not have.
+        ValueError: the type is unknown, it is a variant that we do not have, or a field holds
+            what it cannot.
     """
+    check_types(fields, where)
     kind = fields.get("peft_type")
     if kind not in DEFAULTS:
         raise ValueError(
@@ -177,11 +177,6 @@ def check_config(fields: Mapping[str, Any], where: Any) -> str:
             f"{where} says init_weights='bat': that form of MiSS multiplies with W, and is not "
             "supported; its default and its 'mini' form are"
         )
-    for name in {*DEFAULTS[str(kind)], "rank_pattern", "alpha_pattern"} - _LISTS.get(kind, set()):
-        value = fields.get(name)
-        for one in value.values() if isinstance(value, Mapping) else [value]:
-            if one is not None and not (isinstance(one, int | float) and one > 0):
-                raise ValueError(f"{where} has {name} = {value!r}, which is no positive number")
     if kind == "VERA" and not fields.get("save_projection", True):
         raise ValueError(
             f"{where} says save_projection=false: the projections would have to be drawn with "

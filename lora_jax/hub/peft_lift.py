@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 
 from lora_jax.hub.names import Names
 from lora_jax.hub.peft_alone import is_norm
-from lora_jax.hub.peft_files import Found, parse_key
+from lora_jax.hub.peft_files import CONFIG, Found, parse_key
 from lora_jax.hub.peft_load import find_meanings, load_peft, open_adapter, rank_and_scale
 from lora_jax.hub.peft_matrices import MatrixForm
 from lora_jax.hub.peft_modules import Base, Layout, Module, find_layout
@@ -97,7 +98,8 @@ def load_peft_config(
     for module, keys in adapted.items():
         if ROWS in next(iter(keys.values())):
             (row,) = module.rows.values()
-            methods[row.path] = TokenRows(ids=tuple(ids_of(stored.fields, module)))
+            with _naming(stored, row.path):
+                methods[row.path] = TokenRows(ids=tuple(ids_of(stored.fields, module)))
             continue
         for number, row in module.rows.items():
             if method := _method(stored, module, number, keys):
@@ -171,5 +173,16 @@ def _method(
     if isinstance(ours, dict):
         ranks, scales = ours[path]["ranks"], ours[path]["scales"]
     tensors = {bare: stored.tensors[key] for bare, key in arrays.items()}
-    method = form.method(stored.fields, tensors, ranks, scales, dtype)
-    return form.fitted(method, module, number) if isinstance(form, MatrixForm) else method
+    with _naming(stored, path):
+        method = form.method(stored.fields, tensors, ranks, scales, dtype)
+        return form.fitted(method, module, number) if isinstance(form, MatrixForm) else method
+
+
+@contextlib.contextmanager
+def _naming(stored: Found, path: str) -> Iterator[None]:
+    """Says of what is wrong with a method where it comes from."""
+    try:
+        yield
+    except ValueError as error:
+        where = stored.file.parent / CONFIG
+        raise ValueError(f"{where} makes no method for {path!r}: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,12 @@ from lora_jax.hub.peft_modules import (
 from lora_jax.hub.peft_save import SHARED, hash_of, is_tied, key_of
 from lora_jax.hub.peft_sites import Sorted, owner_of, pattern_name, sort_sites, wrappers
 from lora_jax.hub.peft_tokens import ROWS, read_rows, rows_key, table_of
+from lora_jax.hub.peft_types import check_remarks
 from lora_jax.hub.peft_whole import read_whole, whole_key
 from lora_jax.lifting import Lifted
 
 _WHOLE = (".weight", ".base_layer.weight")
+_PAIRS = re.compile("(lora|hira)_(embedding_)?[ABE]")
 
 
 def load_peft(
@@ -95,7 +98,19 @@ def open_adapter(name_or_path: str | Path) -> Found:
     """Reads an adapter, checks that we know what it means, and undoes what PEFT cut out of it."""
     stored = read_adapter(name_or_path)
     check_config(stored.fields, stored.file.parent / CONFIG)
+    check_remarks(stored.remarks, stored.file)
+    _check_axes(stored)
     return restore_ranks(stored)
+
+
+def _check_axes(stored: Found) -> None:
+    """Refuses pairs of factors that are no matrices, before anything looks at their sides."""
+    for key, tensor in stored.tensors.items():
+        pair = key in SHARED.values() or _PAIRS.fullmatch(parse_key(key).array or "")
+        if tensor.ndim < (2 if pair else 1):
+            raise ValueError(
+                f"{key!r} in {stored.file} has shape {tensor.shape}, too few axes for what it is"
+            )
 
 
 def _check_base(stored: Found, params: Any, base: Base | None) -> None:
@@ -137,6 +152,11 @@ def rank_and_scale(stored: Found, module: Module, key: str) -> tuple[int, float]
     parsed = parse_key(key)
     name = pattern_name(module, parsed.module.replace(".base_layer", ""))
     rank = rank_of(stored.fields, name)
+    if stored.fields["peft_type"] == "LORA" and rank > max(stored.tensors[key].shape):
+        raise ValueError(
+            f"{stored.file.parent / CONFIG} makes the rank of {name} {rank}, but {key!r} has shape "
+            f"{stored.tensors[key].shape}"
+        )
     if stored.fields["peft_type"] == "HIRA":
         # PEFT makes the layers of HiRA with `r`, whatever its rank_pattern says.
         rank = stored.tensors[key].shape[0 if str(parsed.array).endswith("A") else 1]

@@ -222,7 +222,7 @@ def _loha(fields: Mapping[str, Any], rank: int, scale: float, dtype: Any) -> Met
 
 
 def _lokr(fields: Mapping[str, Any], rank: int, scale: float, dtype: Any) -> Method:
-    both, factor = bool(fields.get("decompose_both")), fields.get("decompose_factor", -1)
+    both, factor = bool(fields.get("decompose_both")), fields.get("decompose_factor") or -1
     return LoKr(rank, _alpha(scale, rank), decompose_both=both, factor=factor, dtype=dtype)
 
 
@@ -233,7 +233,7 @@ def _adalora(fields: Mapping[str, Any], rank: int, scale: float, dtype: Any) -> 
 
 def _miss(fields: Mapping[str, Any], rank: int, scale: float, dtype: Any) -> Method:
     del scale
-    mini = fields.get("mini_r", 1) if fields.get("init_weights") == "mini" else None
+    mini = fields.get("mini_r") or 1 if fields.get("init_weights") == "mini" else None
     return MiSS(rank, mini=mini, dropout=fields.get("miss_dropout") or 0.0, dtype=dtype)
 
 
@@ -242,7 +242,7 @@ def _gralora(fields: Mapping[str, Any], rank: int, scale: float, dtype: Any) -> 
     return GraLoRA(
         rank,
         _alpha(scale, rank + hybrid),
-        k=fields.get("gralora_k", 2),
+        k=fields.get("gralora_k") or 2,
         hybrid=hybrid,
         dropout=fields.get("gralora_dropout") or 0.0,
         dtype=dtype,

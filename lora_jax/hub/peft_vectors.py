@@ -208,7 +208,7 @@ class VeRAForm:
             raise ValueError("VeRA adapts all layers of a stack here, but the file has it for some")
         return VeRA(
             ranks[0],
-            d_initial=fields.get("d_initial", 0.1),
+            d_initial=0.1 if fields.get("d_initial") is None else fields["d_initial"],
             dropout=fields.get("vera_dropout") or 0.0,
             seed=fields.get("projection_prng_key") or 0,
             dtype=dtype,

@@ -155,7 +155,7 @@ def read_whole(
         base: the base by our paths.
 
     Raises:
-        ValueError: the base is not given.
+        ValueError: the base is not given, or a tensor is of another shape.
     """
     if sites and base is None:
         raise ValueError(
@@ -172,6 +172,11 @@ def read_whole(
         kernel = np.asarray(base[site.path])
         for place in module.places:
             tensor = tensors[whole_key(module, place)]
+            if tensor.shape != (wanted := tensor_of(module, place, base).shape):
+                raise ValueError(
+                    f"{whole_key(module, place)} has shape {tensor.shape}, but {wanted} fits the "
+                    "base"
+                )
             values = module.rows[part].from_file(tensor)
             size = values.shape[-1] // module.parts
             own = values[..., part * size : (part + 1) * size]

@@ -1,7 +1,10 @@
 """Adapters in PEFT's files: what we write is what we read, and what does not fit is refused."""
 
+import collections
 import dataclasses
+import itertools
 import json
+import math
 import shutil
 
 import jax
@@ -9,13 +12,15 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from golden.peft import FIXTURES
+from golden.all import CASES
+from golden.peft import ADAPTED, FIXTURES
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import lora_jax as lora
 from lora_jax import hub, models
 from lora_jax.hub.names import Names, Stored
+from lora_jax.hub.peft_types import FIELDS, check_types
 from lora_jax.methods import drop_ranks
 
 WEIGHTS = "adapter_model.safetensors"
@@ -116,9 +121,9 @@ def _without_padding(lifted, factors):
 
 def test_a_stack_of_one_layer_is_saved_whether_it_is_scanned_or_not(tmp_path):
     config = dataclasses.replace(LLAMA.config, layers=1, scan=False)
-    params = models.init(config, jax.random.key(0))
+    params = LLAMA.params | {"layers": jax.tree.map(lambda x: x[:1], LLAMA.params["layers"])}
     unrolled, scanned = (
-        lora.lift(models.build(one).apply, params, IDS, targets=lora.ALL_LINEAR, method=LORA)
+        lora.lift(models.build(one).apply, params, IDS, targets="q_proj", method=LORA)
         for one in (config, dataclasses.replace(config, scan=True))
     )
     factors = trained(unrolled, params)
@@ -315,16 +320,97 @@ def test_a_config_that_means_something_else_is_refused(saved, fields, message):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"r": "2"}, "has r = '2', which is no positive number"),
-        ({"r": 0}, "has r = 0, which is no positive number"),
-        ({"lora_alpha": -1}, "has lora_alpha = -1"),
-        ({"rank_pattern": {"v_proj": 0}}, r"has rank_pattern = \{'v_proj': 0\}"),
+        ({"r": "2"}, "r = '2'; it must be a whole number from 1 to"),
+        ({"r": True}, "r = True; it must be a whole number from 1 to"),
+        ({"r": 10**30}, "r = 1000000000000000000000000000000; it must be a whole number"),
+        ({"r": 2**20}, r"makes the rank of .*q_proj 1048576, but .* has shape \(2, 16\)"),
+        ({"lora_alpha": math.nan}, "lora_alpha = nan; it must be a number above 0"),
+        ({"rank_pattern": {"v_proj": 0}}, r"rank_pattern = \{'v_proj': 0\}; it must be"),
+        ({"alpha_pattern": {"(": 1}}, r"alpha_pattern = \{'\(': 1\}; .* regular expression"),
+        ({"target_modules": 7}, "target_modules = 7; it must be a text or a list of texts"),
+        ({"peft_type": ["LORA"]}, r"peft_type = \['LORA'\]; it must be a text"),
+        ({"use_rslora": "false"}, "use_rslora = 'false'; it must be true or false"),
     ],
 )
-def test_a_rank_or_alpha_that_is_none_is_named(saved, fields, message):
+def test_a_field_that_holds_what_it_cannot_is_named(saved, fields, message):
     reconfigure(saved, **fields)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=rf"adapter_config\.json (has )?{message}"):
         hub.load_peft(saved, LIFTED)
+
+
+ODD = (
+    *(7, -1, 0, 2.5, 10**30, -(10**30), math.nan, math.inf, True, False, "", "x", "(", "a\0b"),
+    *([], [1], [-1], [None], ["a"], [[]], [True], {}, {"a": 1}, {"(": 1}, {"a": "b"}, {"a": None}),
+    *({"q_proj": 10**9}, {"q_proj": [1]}, {"q_proj": [True, False]}, {"": {}}),
+)
+
+
+def test_every_field_that_holds_what_it_cannot_is_named():
+    refused = collections.Counter()
+    for name, value in itertools.product(FIELDS, ODD):
+        try:
+            check_types({"peft_type": "LORA", name: value}, CONFIG)
+        except ValueError as error:
+            refused[str(error).split(" = ")[0]] += 1
+    assert refused.keys() == {f"{CONFIG} has {name}" for name in FIELDS}
+    assert min(refused.values()) > len(ODD) / 3
+
+
+@pytest.mark.parametrize("adapter", ["adalora_cut", "vera", "gralora_hybrid"])
+def test_whatever_a_field_may_hold_is_read_or_refused(adapter, tmp_path):
+    shutil.copytree(FIXTURES / "peft" / adapter, tmp_path / "odd")
+    before = json.loads((tmp_path / "odd" / CONFIG).read_text())
+    model = hub.load_model(FIXTURES / ADAPTED[adapter].model)
+    ways = collections.Counter()
+    for name in sorted(FIELDS & before.keys()):
+        for value in (None, 7, "x", {"": 1}, [1]):
+            (tmp_path / "odd" / CONFIG).write_text(json.dumps(before | {name: value}))
+            try:
+                hub.load_peft_config(tmp_path / "odd", model.apply, model.params)
+                ways["read"] += 1
+            except ValueError as error:
+                ways["named" if f"{CONFIG} " in str(error) else "refused"] += 1
+    assert ways["read"] > 5
+    assert ways["named"] > 5
+
+
+@pytest.mark.filterwarnings("ignore:.*reaches 'add'")
+@pytest.mark.parametrize(
+    "adapter", ["adalora_cut", "bias_lora_only", "dora", "hira", "ia3", "ln_tuning", "vera"]
+)
+def test_a_tensor_of_any_other_shape_is_refused(adapter, tmp_path):
+    source = FIXTURES / "peft" / adapter
+    model = hub.load_model(
+        FIXTURES / ADAPTED[adapter].model, **CASES[ADAPTED[adapter].model].options
+    )
+    lifted, _ = hub.lift_peft(source, model.apply, model.params, IDS)
+    tensors = load_file(source / WEIGHTS)
+    shutil.copytree(source, tmp_path / "odd")
+    own = [key for key in tensors if ".base_layer.weight" not in key]  # which is the base's
+    kinds = {key.replace(".weight", "").rpartition(".")[2]: key for key in own}
+    for key, shape in itertools.product(kinds.values(), [(), (1,), (1, 1), (2, 3, 4)]):
+        if shape != tensors[key].shape:
+            rewrite(tmp_path / "odd", lambda t, k=key, s=shape: tensors | {k: np.ones(s, "f")})
+            with pytest.raises(ValueError, match="shape"):
+                hub.load_peft(tmp_path / "odd", lifted, params=model.params)
+
+
+@pytest.mark.parametrize(
+    "remarks",
+    [
+        {"base": 7},
+        {"sites": {"layers/q_proj/kernel": 3}},
+        {"sites": {"layers/q_proj/kernel": {"ranks": [2, "2"], "scales": [1, 1]}}},
+        {"sites": {"layers/q_proj/kernel": {"ranks": [2, 2], "scales": [math.inf, 1]}}},
+        {"sites": ["layers/q_proj/kernel"]},
+    ],
+    ids=str,
+)
+def test_remarks_in_the_header_that_we_never_wrote_are_refused(saved, remarks):
+    tensors = load_file(saved / WEIGHTS)
+    save_file(tensors, saved / WEIGHTS, {"format": "pt", "lora_jax": json.dumps(remarks)})
+    with pytest.raises(ValueError, match=r"adapter_model\.safetensors has remarks of lora_jax"):
+        hub.load_peft_config(saved, LLAMA.apply, LLAMA.params)
 
 
 def test_a_field_that_is_null_has_the_default_of_peft(saved):
