@@ -72,7 +72,8 @@ class AdapterPool:
           factors: its factors.
 
         Raises:
-          ValueError: it does not fit: another method, base or target, or too large a rank.
+          ValueError: it does not fit (another method, base or target, or too large a rank), or
+            holds NaN or infinity.
         """
         if not name:
             raise ValueError("an adapter needs a name")

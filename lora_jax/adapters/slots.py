@@ -89,11 +89,24 @@ def check_fits(pool: Lifted, adapter: Lifted, factors: Factors) -> None:
 
 
 def host_arrays(adapter: Lifted, factors: Factors) -> Arrays:
-    """The arrays of an adapter on the host at its own rank, B multiplied by the scale."""
+    """The arrays of an adapter on the host at its own rank, B multiplied by the scale.
+
+    Raises:
+      ValueError: one of them holds NaN or infinity.
+    """
     found = {}
     for site in adapter.sites:
-        own = {name: np.asarray(array, np.float32) for name, array in factors[site.path].items()}
-        own["b"] = own["b"] * _scale(site)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is too large is told below
+            own = {
+                name: np.asarray(array, np.float32) for name, array in factors[site.path].items()
+            }
+            own["b"] = own["b"] * _scale(site)
+        for name, array in own.items():
+            if not np.isfinite(array).all():
+                raise ValueError(
+                    f"{name!r} of {site.path!r} holds NaN or infinity in the adapter"
+                    + (", or does once it is multiplied by its scale" if name == "b" else "")
+                )
         found[site.path] = own
     return found
 

@@ -21,6 +21,10 @@ TEMPLATE_FOLDER = "additional_chat_templates"
 Message = Mapping[str, Any]
 
 
+class BrokenTemplateError(ValueError):
+    """A chat template that fails by itself, and has not refused the conversation."""
+
+
 def read_templates(directory: Path) -> dict[str, str]:
     """Reads the chat templates of a model.
 
@@ -104,6 +108,7 @@ def render(
 
     Raises:
         ValueError: there is no message, or the template refuses the conversation.
+        BrokenTemplateError: the template is no Jinja, or fails in another way.
 
     >>> render("{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}",
     ...        [{"role": "user", "content": "hi"}])
@@ -116,7 +121,11 @@ def render(
         for message in messages
     ]
     try:
-        return _compile(template).render(
+        compiled = _compile(template)
+    except jinja2.TemplateError as error:
+        raise BrokenTemplateError(f"the chat template is not valid Jinja: {error}") from error
+    try:
+        return compiled.render(
             messages=chat,
             tools=_plain(tools),
             documents=_plain(documents),
@@ -125,6 +134,10 @@ def render(
         )
     except jinja2.TemplateError as error:
         raise ValueError(f"the chat template refuses this conversation: {error}") from error
+    except Exception as error:  # it is a program, and may fail in any way
+        raise BrokenTemplateError(
+            f"the chat template fails on this conversation: {type(error).__name__}: {error}"
+        ) from error
 
 
 @functools.lru_cache(maxsize=16)

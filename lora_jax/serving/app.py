@@ -16,11 +16,11 @@ from starlette.types import Receive, Scope, Send
 
 from lora_jax.serving.answers import Answer, model_json
 from lora_jax.serving.asked import Asked, read_chat, read_completion
-from lora_jax.serving.errors import ApiError
+from lora_jax.serving.errors import ApiError, busy
 from lora_jax.serving.fields import Fields, read_object
 from lora_jax.serving.guard import Guard
 from lora_jax.serving.metrics import CONTENT_TYPE
-from lora_jax.serving.service import Limits, Piece, Service
+from lora_jax.serving.service import Piece, Service
 
 T = TypeVar("T")
 Handler = Callable[[Request], Awaitable[Response]]
@@ -42,11 +42,11 @@ def make_app(
     # ---- Texts
 
     async def complete(request: Request) -> Response:
-        fields = await read_fields(request, service.limits)
+        fields = await read_fields(request, service)
         return await answer(request, service, read_completion(fields))
 
     async def chat(request: Request) -> Response:
-        fields = await read_fields(request, service.limits)
+        fields = await read_fields(request, service)
         return await answer(request, service, read_chat(fields))
 
     # ---- Models
@@ -61,7 +61,7 @@ def make_app(
         return JSONResponse(model_json(service.catalog.cards[name]))
 
     async def load(request: Request) -> Response:
-        fields = await read_fields(request, service.limits)
+        fields = await read_fields(request, service)
         name, path = fields.need("lora_name", str), fields.need("lora_path", str)
         replace = fields.take("load_inplace", bool, False)
         fields.finish()
@@ -69,7 +69,7 @@ def make_app(
         return JSONResponse(model_json(card))
 
     async def unload(request: Request) -> Response:
-        fields = await read_fields(request, service.limits)
+        fields = await read_fields(request, service)
         name = fields.need("lora_name", str)
         fields.take("lora_int_id")  # that vLLM's clients may send
         fields.finish()
@@ -109,15 +109,19 @@ def make_app(
 # -- requests
 
 
-async def read_fields(request: Request, limits: Limits) -> Fields:
+async def read_fields(request: Request, service: Service) -> Fields:
     """Reads a JSON body, which must be of that type, not too large, and there in time.
 
     A web page of a stranger cannot send that type without asking first, and is not answered then.
     """
+    limits = service.limits
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(415, f"the body is {kind[:80]!r}; it must be 'application/json'")
+    if service.reading >= limits.open:  # else bodies that never end could fill the memory
+        raise busy(f"{service.reading} bodies are on their way, and no more may be: try later")
     body = bytearray()
+    service.reading += 1
     try:
         async with asyncio.timeout(limits.seconds):
             async for chunk in request.stream():
@@ -126,6 +130,8 @@ async def read_fields(request: Request, limits: Limits) -> Fields:
                     raise ApiError(413, f"the body has more than {limits.body_bytes} bytes")
     except TimeoutError as error:
         raise ApiError(408, f"the body did not come in {limits.seconds:g} s") from error
+    finally:
+        service.reading -= 1
     return read_object(bytes(body))
 
 
@@ -215,7 +221,8 @@ async def show_error(request: Request, error: Exception) -> Response:
 async def show_http_error(request: Request, error: Exception) -> Response:
     """The response where there is no such route or method."""
     assert isinstance(error, HTTPException)
-    message = f"{request.method} {request.url.path[:80]}: {error.detail}"
+    # Not `request.url`, which fails where the client's Host header is no name of a host.
+    message = f"{request.method} {request.scope['path'][:80]}: {error.detail}"
     return JSONResponse(ApiError(error.status_code, message).body, error.status_code, error.headers)
 
 

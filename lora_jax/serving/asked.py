@@ -27,6 +27,7 @@ _NEUTRAL_CHAT = _NEUTRAL | {
     "modalities": (["text"],),
 }
 _MOST_STOPS = 4  # as OpenAI's API
+_COLDEST = 1e-6  # logits divided by less may be infinite
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ class Asked:
       prompt: a text or token ids; for a chat its messages.
       chat: whether the prompt is messages.
       max_tokens: the largest number of new tokens; None: as many as the server gives.
-      temperature: 0 takes the likeliest token.
+      temperature: 0 takes the likeliest token, as does what is next to nothing.
       top_p: draw among the fewest tokens that together have this probability.
       top_k: draw among so many of the likeliest; 0: among all.
       seed: of the randomness; a random one where the client gave none.
@@ -90,18 +91,23 @@ def read_chat(fields: Fields) -> Asked:
 def _read_rest(fields: Fields, *, prompt: Any, chat: bool, max_tokens: int | None) -> Asked:
     """Reads what both kinds of requests have."""
     options = Fields(_as_object("stream_options", fields.take("stream_options", default={})))
+    temperature = fields.number("temperature", float, 1.0, 0, 2)
+    stream = fields.take("stream", bool, False)
+    include_usage = options.take("include_usage", bool, False)
+    if include_usage and not stream:
+        raise ApiError(400, "stream_options are for streams alone", param="stream_options")
     asked = Asked(
         model=fields.need("model", str),
         prompt=prompt,
         chat=chat,
         max_tokens=max_tokens,
-        temperature=fields.number("temperature", float, 1.0, 0, 2),
+        temperature=temperature if temperature >= _COLDEST else 0.0,
         top_p=fields.number("top_p", float, 1.0, 1e-6, 1),
         top_k=fields.number("top_k", int, 0, 0, 2**31 - 1),
         seed=fields.number("seed", int, secrets.randbelow(2**31), 0, 2**31 - 1),
         stop=_read_stops(fields.take("stop", default=())),
-        stream=fields.take("stream", bool, False),
-        include_usage=options.take("include_usage", bool, False),
+        stream=stream,
+        include_usage=include_usage,
     )
     fields.take("user")  # whose request it is makes no difference
     options.finish()

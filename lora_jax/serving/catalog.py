@@ -100,15 +100,12 @@ class Catalog:
             self._check_name(name, replace)
             if self._root is None:
                 raise ApiError(400, "this server has no root of adapters: it loads none")
-            directory = self._root.find(path)
             try:
-                lifted, factors = await asyncio.to_thread(self._read, directory)
+                place, lifted, factors = await asyncio.to_thread(self._read, self._root, path)
                 await self._thread.call(self._pool.add, name, lifted, factors)
             except (ValueError, FileNotFoundError) as error:
-                message = str(error).replace(str(self._root.path), "ROOT")
-                raise ApiError(400, message, code="bad_adapter", param="lora_path") from error
-            relative = str(directory.relative_to(self._root.path))
-            self.cards[name] = Card(name, int(time.time()), relative, self.base)
+                raise ApiError(400, str(error), code="bad_adapter", param="lora_path") from error
+            self.cards[name] = Card(name, int(time.time()), place, self.base)
             return self.cards[name]
 
     async def load_all(self, paths: Sequence[str]) -> None:
@@ -136,8 +133,16 @@ class Catalog:
             del self.cards[name]  # first: no request may come between
             await self._thread.call(self._pool.remove, name)
 
-    def _read(self, directory: Path) -> tuple[Lifted, Any]:
-        """The lift that an adapter was made for, and its factors."""
+    def _read(self, root: AdapterRoot, path: str) -> tuple[str, Lifted, Any]:
+        """Where an adapter lies under the root, the lift that it was made for, and its factors."""
+        with root.copied(path) as (directory, place):
+            try:
+                return str(place), *self._read_files(directory)
+            except (ValueError, FileNotFoundError) as error:
+                said = str(error).replace(str(directory), str(Path("ROOT") / place))
+                raise ValueError(said) from error
+
+    def _read_files(self, directory: Path) -> tuple[Lifted, Any]:
         apply, params = self._model.apply, self._model.params
         methods = hub.load_peft_config(directory, apply, params)
         alike = tuple(sorted(methods.items()))

@@ -50,6 +50,16 @@ class ApiError(Exception):
         return {"error": fields}
 
 
+def ending() -> ApiError:
+    """The server finishes what it has begun, and begins nothing more."""
+    return ApiError(
+        503,
+        "the server is being shut down",
+        code="shutting_down",
+        headers={"Connection": "close"},
+    )
+
+
 def busy(message: str) -> ApiError:
     """More is asked for at a time than the server takes; later it may have room."""
     return ApiError(429, message, code="queue_full", headers={"Retry-After": "1"})

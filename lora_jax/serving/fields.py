@@ -93,13 +93,13 @@ def read_object(body: bytes) -> Fields:
     """Reads a JSON object.
 
     Raises:
-      ApiError: the body is no JSON object, or holds text that is no Unicode.
+      ApiError: the body is no JSON object, names a field twice, or holds text that is no Unicode.
 
     >>> read_object(b'{"stream": true}').take("stream", bool)
     True
     """
     try:
-        values = json.loads(body, parse_constant=_refuse_constant)
+        values = json.loads(body, parse_constant=_refuse_constant, object_pairs_hook=_object)
         # A half of a surrogate pair can be written in JSON, and in nothing that is read later.
         json.dumps(values, ensure_ascii=False).encode()
     except RecursionError as error:
@@ -113,9 +113,22 @@ def read_object(body: bytes) -> Fields:
 
 def wrong(name: str, value: Any, wanted: str) -> ApiError:
     """The error of a field whose value is not as wanted."""
-    shown = json.dumps(value)
+    try:
+        shown = json.dumps(value)
+    except RecursionError:  # it could be read only just
+        shown = "something nested deeply"
     shown = shown if len(shown) <= 80 else f"{shown[:80]}…"
     return ApiError(400, f"{name} = {shown}; it must be {wanted}", param=name)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. One that names a field twice may be read in two ways, so it is not."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ApiError(400, f"the body has the field {name[:80]!r} twice")
+        found[name] = value
+    return found
 
 
 def _refuse_constant(name: str) -> float:

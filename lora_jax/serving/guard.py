@@ -9,7 +9,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lora_jax.serving.errors import ApiError
+from lora_jax.serving.errors import ApiError, ending
 from lora_jax.serving.service import Service
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -75,12 +75,7 @@ class Guard:
                 headers={"WWW-Authenticate": "Bearer"},
             )
         if self.service.draining and scope["method"] != "GET":
-            raise ApiError(
-                503,
-                "the server is being shut down",
-                code="shutting_down",
-                headers={"Connection": "close"},
-            )
+            raise ending()
 
 
 def _name(host: str) -> str:

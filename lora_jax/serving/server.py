@@ -97,13 +97,14 @@ async def serve(
     # A web page of a stranger may have a name that points to this machine; it has no token.
     hosts = {*LOOPBACK, host} if token is None else None
     server = _Server(uvicorn.Config(make_app(service, token=token, hosts=hosts), **_UVICORN))
+    _give_up_dead_readers(listener, 2 * service.limits.seconds)
     with listener, signals(stop) as hurry:
         running = asyncio.create_task(server.serve([listener]))
         while not server.started and not running.done():
             await asyncio.sleep(0.01)
-        if on_start is not None:
+        if on_start is not None and server.started:
             on_start(address_of(listener))
-        await _first(stop.wait(), service.failed.wait())
+        await _first(stop.wait(), service.failed.wait(), asyncio.wait([running]))
         await _first(service.drain(drain_seconds), hurry.wait())
         service.cancel_all()
         server.should_exit = True
@@ -147,6 +148,16 @@ def serving(service: Service, *, adapters: Sequence[str] = (), **options: Any) -
             with contextlib.suppress(RuntimeError):  # it has ended already
                 loop.call_soon_threadsafe(stop.set)
             ended.result()
+
+
+def _give_up_dead_readers(listener: socket.socket, seconds: float) -> None:
+    """Lets the system end connections whose clients have read nothing for so long.
+
+    Closing one waits until what was written to it has been read, which may be never.
+    """
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # on Linux; connections inherit it
+        milliseconds = int(min(1000 * seconds, 2**31 - 1))
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 
 
 async def _first(*waits: Coroutine[Any, Any, Any]) -> None:

@@ -11,11 +11,12 @@ from typing import Any, Literal, NamedTuple, cast
 
 from lora_jax import hub
 from lora_jax.evaluation import Engine, GrowingText, NewToken, QueueFullError, TextRequest
+from lora_jax.hub.chat import BrokenTemplateError
 from lora_jax.serving.asked import Asked
 from lora_jax.serving.catalog import Catalog
 from lora_jax.serving.directories import AdapterRoot
 from lora_jax.serving.engine_thread import EngineFailedError, EngineThread
-from lora_jax.serving.errors import ApiError, busy
+from lora_jax.serving.errors import ApiError, busy, ending
 from lora_jax.serving.metrics import Metrics
 
 End = Literal["stop", "length"] | None
@@ -28,7 +29,8 @@ class Limits:
     Args:
       adapters: loaded at a time.
       new_tokens: of a text.
-      open: texts that wait, are written or are still being read by their clients.
+      open: texts that wait, are written or are still being read by their clients; and as many
+        bodies may be on their way here.
       seconds: from a request to the last token of its text; also to send a body.
       body_bytes: of a request.
 
@@ -44,7 +46,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
-            if value <= 0 and not (name == "adapters" and value == 0):
+            if not (value > 0 or (name == "adapters" and value == 0)):
                 raise ValueError(f"{name} = {value}: nothing could be served")
 
 
@@ -88,6 +90,7 @@ class Service:
     ) -> None:
         self.model, self.engine, self.limits = model, engine, limits or Limits()
         self.open = 0
+        self.reading = 0
         self.draining = False
         self.failed = asyncio.Event()
         self.metrics = Metrics(
@@ -163,11 +166,13 @@ class Service:
                 404, "the adapter was unloaded while the request waited", code="model_not_found"
             )
         if token.end == "cancelled":
-            raise ApiError(503, "the server is being shut down", code="shutting_down")
+            raise ending()
         return token
 
     def _request(self, asked: Asked) -> TextRequest:
         """The request for the engine, after all checks."""
+        if self.draining:  # its body came late
+            raise ending()
         self.catalog.check_known(asked.model)
         if self.open >= self.limits.open:
             raise busy(f"{self.open} texts are waited for, and no more may be: try later")
@@ -203,6 +208,13 @@ class Service:
             if asked.chat:
                 text = tokenizer.apply_chat_template(text, add_generation_prompt=True)
             (ids,) = tokenizer.encode_ragged([text], special=not asked.chat)
+        except BrokenTemplateError as error:
+            raise ApiError(
+                500,
+                f"{error}. The template is this server's, so other messages may fail too; "
+                "/v1/completions takes a text as it is",
+                code="chat_template_failed",
+            ) from error
         except ValueError as error:
             raise ApiError(400, str(error), param="messages" if asked.chat else "prompt") from error
         return tuple(ids.tolist())

@@ -296,6 +296,14 @@ def test_what_does_not_fit_is_named():
             1, lora.LoHa(rank=2), ("q_proj",)
         ),
         "factors have no entry": (ADAPTERS["queries"][0], {}),
+        "'a' of 'layers/q_proj/kernel' holds NaN or infinity in the adapter$": (
+            ADAPTERS["queries"][0],
+            jax.tree.map(lambda x: x * np.nan, ADAPTERS["queries"][1]),
+        ),
+        "'b' .* holds NaN or infinity .* once it is multiplied by its scale": (
+            lift(lora.LoRA(rank=2, alpha=3e38), ("q_proj",)),
+            jax.tree.map(lambda x: 100 * x, ADAPTERS["queries"][1]),
+        ),
     }
     for message, adapter in wrong.items():
         with pytest.raises(ValueError, match=message):

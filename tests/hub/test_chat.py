@@ -108,7 +108,7 @@ def test_a_template_that_is_no_text(copy, template):
     ("template", "message"),
     [
         ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
-        ("{% for %}", "refuses this conversation"),
+        ("{% for %}", "is not valid Jinja"),
         ("{{ messages[0].content.__class__.__mro__ }}", "unsafe"),
         ("{{ messages.append(1) }}", "unsafe|not safely"),
         ("{{ dict.__globals__.sys }}", "unsafe"),
@@ -150,3 +150,15 @@ def test_transformers_renders_the_same(copy, name, prompt):
     assert found == theirs.apply_chat_template(TALK, tokenize=False, **settings)
     ids = theirs.apply_chat_template(TALK, tokenize=True, return_dict=True, **settings)["input_ids"]
     assert ours.encode([found], special=False).ids[0].tolist() == ids
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["{% for %}", "{{ none | shout }}", "{{ 1 + 'a' }}", "{{ 1 // 0 }}", "{{ 'a'.index('b') }}"],
+)
+def test_a_template_that_fails_is_told_from_one_that_refuses(template):
+    with pytest.raises(chat.BrokenTemplateError):
+        chat.render(template, ASKED)
+    with pytest.raises(ValueError, match="refuses this conversation: no robots") as error:
+        chat.render("{{ raise_exception('no robots') }}", ASKED)
+    assert not isinstance(error.value, chat.BrokenTemplateError)

@@ -1,17 +1,19 @@
 """Adapters that come and go while the server runs, and files that it does not read."""
 
 import json
+import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
+import numpy as np
 import openai
 import pytest
 from safetensors.numpy import load_file, save_file
 
 import lora_jax as lora
 from lora_jax import hub
-from lora_jax.serving import Limits
+from lora_jax.serving import AdapterRoot, Limits
 from tests.serving import tiny
 from tests.serving.test_api import client
 from tests.serving.tiny import WEIGHTS, Wanted
@@ -41,7 +43,10 @@ def own_root(root, tmp_path_factory):
         file.truncate(2**20 + 1)
     tensors = load_file(directory / "wrong" / WEIGHTS)
     save_file({f"x.{k}": v for k, v in tensors.items()}, directory / "wrong" / WEIGHTS)
-    for name, value in {"r": "two", "peft_type": "NEW"}.items():
+    tensors = load_file(directory / "a1" / WEIGHTS)
+    shutil.copytree(root / "a1", directory / "nan")
+    save_file({k: np.full_like(v, np.nan) for k, v in tensors.items()}, directory / "nan" / WEIGHTS)
+    for name, value in {"r": "two", "peft_type": "NEW", "target_modules": 7}.items():
         shutil.copytree(root / "a1", directory / f"bad_{name}")
         file = directory / f"bad_{name}" / "adapter_config.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | {name: value}))
@@ -119,8 +124,10 @@ def test_links_and_deeper_directories_under_the_root_are_read(served):
         ("huge", 400, "is 1048577 bytes, and the limit 1048576"),
         ("torn", 400, "is not a whole safetensors file"),
         ("wrong", 400, "is not for this model"),
-        ("bad_r", 400, "two"),
+        ("nan", 400, "holds NaN or infinity"),
+        ("bad_r", 400, "ROOT/bad_r/adapter_config.json has r = 'two'; it must be a whole number"),
         ("bad_peft_type", 400, "NEW"),
+        ("bad_target_modules", 400, "target_modules = 7; it must be a text or a list of texts"),
     ],
 )
 def test_what_is_not_read_is_told(served, own_root, path, status, said):
@@ -132,6 +139,51 @@ def test_what_is_not_read_is_told(served, own_root, path, status, said):
     assert str(own_root) not in message  # where the root lies is nobody's business
     assert "bad" not in service.catalog.cards
     assert "bad" not in service.engine.pool
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda own, _: own.rename(own.with_name("moved")), "cannot be read: No such file"),
+        (lambda own, out: (shutil.rmtree(own), own.symlink_to(out)), "cannot be read: "),
+        (
+            lambda own, out: replace(own / WEIGHTS, lambda f: f.symlink_to(out / WEIGHTS)),
+            "cannot be",
+        ),
+        (lambda own, _: replace(own / WEIGHTS, os.mkfifo), "cannot be read: it is no file"),
+        (lambda own, _: os.truncate(own / WEIGHTS, 2**20 + 1), "is 1048577 bytes, and the limit"),
+    ],
+    ids=["moved", "directory", "file", "pipe", "larger"],
+)
+def test_what_changes_after_it_was_looked_at_is_not_read(
+    served, own_root, tmp_path, monkeypatch, change, said
+):
+    service, _, http = served
+    shutil.copytree(own_root / "a1", tmp_path / "outside")
+    own = own_root / "changing"
+    shutil.copytree(own_root / "a1", own)
+    find = AdapterRoot._find
+
+    def find_and_change(self, path):
+        found = find(self, path)
+        change(own, tmp_path / "outside")
+        return found
+
+    monkeypatch.setattr(AdapterRoot, "_find", find_and_change)
+    response = load(http, "bad", "changing")
+    assert response.status_code == 400, response.text
+    assert said in response.json()["error"]["message"]
+    assert "bad" not in service.catalog.cards
+    for left in (own, own.with_name("moved")):
+        if left.is_symlink():
+            left.unlink()
+        elif left.is_dir():
+            shutil.rmtree(left)
+
+
+def replace(file, make):
+    file.unlink()
+    make(file)
 
 
 def test_an_adapter_must_fit_the_pool(served, model, own_root):

@@ -2,16 +2,20 @@
 
 import asyncio
 import contextlib
+import functools
 import json
-import socket
+import os
+import signal
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
 import openai
 import pytest
+import uvicorn
 
-from lora_jax.serving import Limits, Service, listen, make_app
+from lora_jax.serving import Limits, Service, listen, make_app, serve
 from tests.serving import tiny
 from tests.serving.test_api import client
 
@@ -22,23 +26,10 @@ def say(api, **options):
     return api.completions.create(**BODY | options)
 
 
-def open_connection(address, body):
-    """Sends a request by hand, so that the answer may be left unread."""
-    host, port = address.rpartition("/")[2].split(":")
-    connection = socket.socket()
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
-    connection.settimeout(30)
-    connection.connect((host, int(port)))
-    content = json.dumps(body)
-    head = f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
-    connection.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n{content}".encode())
-    return connection
-
-
 def test_a_client_that_leaves_frees_its_row_and_its_place_in_the_queue(model, engine):
     with tiny.server(model, engine) as (service, address), tiny.paced(engine) as gate:
         bodies = [BODY | {"stream": bool(i % 2)} for i in range(tiny.ROWS + 2)]
-        connections = [open_connection(address, body) for body in bodies]
+        connections = [tiny.open_connection(address, body) for body in bodies]
         tiny.until(lambda: engine.waiting == tiny.ROWS + 2)
         gate.release(2)
         tiny.until(lambda: engine.running == tiny.ROWS)
@@ -141,6 +132,30 @@ def test_a_reader_who_stops_reading_delays_nobody_and_is_given_up(model, engine)
     assert json.loads(second["body"][6:])["choices"][0]["finish_reason"] is None
 
 
+def test_bodies_on_their_way_are_limited_and_refused_at_the_end(model, engine):
+    def slow_body():
+        yield b'{"model": "base", '
+        late.wait(30)
+        yield b'"prompt": "the sea"}'
+
+    late, kind = threading.Event(), {"Content-Type": "application/json"}
+    with (
+        tiny.server(model, engine, limits=Limits(open=1)) as (service, address),
+        ThreadPoolExecutor() as threads,
+    ):
+        post = functools.partial(httpx2.post, f"{address}/v1/completions", headers=kind)
+        first = threads.submit(post, content=slow_body())
+        tiny.until(lambda: service.reading == 1)
+        second = post(content=json.dumps(BODY))
+        service.draining = True
+        late.set()
+        assert second.status_code == 429
+        assert "1 bodies are on their way" in second.json()["error"]["message"]
+        assert first.result().status_code == 503
+        assert "is being shut down" in first.result().json()["error"]["message"]
+        assert service.reading == service.open == 0
+
+
 def test_at_the_end_no_more_is_taken_and_what_is_open_is_finished(model, engine):
     with ThreadPoolExecutor() as threads:
         with tiny.server(model, engine) as (service, address), tiny.paced(engine):
@@ -172,6 +187,34 @@ def test_what_is_not_finished_in_time_at_the_end_is_told_so(model, engine):
                 text.result()
 
 
+def test_a_second_signal_ends_what_the_first_lets_go_on(model, engine):
+    service = Service(model, engine, name="base")
+
+    def ask(address, gate):
+        gate.release(3)  # a token may be half a character
+        stream = iter(say(client(address), stream=True))
+        next(stream)
+        os.kill(os.getpid(), signal.SIGTERM)
+        tiny.until(lambda: service.draining)
+        time.sleep(0.3)
+        assert service.open == 1  # it may end in peace
+        os.kill(os.getpid(), signal.SIGINT)
+        threads.submit(lambda: [(time.sleep(0.1), gate.release()) for _ in range(10)])
+        with pytest.raises(openai.APIError, match="is being shut down"):
+            list(stream)
+
+    async def run(gate):
+        asked = []
+        start = lambda address: asked.append(threads.submit(ask, address, gate))
+        async with service, asyncio.timeout(50):
+            await serve(service, listen("127.0.0.1", 0), drain_seconds=100, on_start=start)
+        return asked[0]
+
+    with ThreadPoolExecutor() as threads, tiny.paced(engine) as gate:
+        asyncio.run(run(gate)).result()
+    engine.run()
+
+
 def test_an_engine_that_breaks_down_ends_the_server_and_tells_all_clients(model, engine):
     def break_down():
         raise FloatingPointError("out of memory, say")
@@ -186,6 +229,19 @@ def test_an_engine_that_breaks_down_ends_the_server_and_tells_all_clients(model,
             with pytest.raises(openai.InternalServerError, match="out of memory, say"):
                 text.result()
     engine.run()  # what it was asked for
+
+
+def test_a_server_that_ends_by_itself_says_why(model, engine, monkeypatch):
+    async def break_down(self):
+        raise OSError("no memory for sockets, say")
+
+    async def run():
+        async with Service(model, engine, name="base") as service, asyncio.timeout(20):
+            await serve(service, listen("127.0.0.1", 0))
+
+    monkeypatch.setattr(uvicorn.Server, "main_loop", break_down)
+    with pytest.raises(OSError, match="no memory for sockets, say"):
+        asyncio.run(run())
 
 
 def test_other_machines_need_a_token():

@@ -42,7 +42,7 @@ def test_without_the_packages_of_a_server_it_says_how_to_get_them():
 
 
 @pytest.mark.slow
-def test_sigterm_lets_texts_end_refuses_new_ones_and_ends_well(base_dir, root, tmp_path):
+def test_sigterm_lets_texts_end_and_a_second_one_does_not(base_dir, root, tmp_path):
     model = tmp_path / "long"
     shutil.copytree(base_dir, model)
     fields = json.loads((model / "config.json").read_text())
@@ -73,12 +73,17 @@ def test_sigterm_lets_texts_end_refuses_new_ones_and_ends_well(base_dir, root, t
         assert whole.choices[0].finish_reason == "length"
         stream = iter(api.completions.create(**LONG, stream=True))
         pieces = [next(stream).choices[0].text]
+        longer = iter(api.completions.create(**LONG | {"max_tokens": 2000}, stream=True))
+        next(longer)
         process.send_signal(signal.SIGTERM)
         with pytest.raises(openai.InternalServerError, match="is being shut down") as error:
             ask_again_and_again(api)
         assert error.value.status_code == 503
         pieces += [event.choices[0].text for event in stream]
         assert "".join(pieces) == whole.choices[0].text
+        process.send_signal(signal.SIGTERM)  # once more: do not wait for the longer one
+        with pytest.raises(openai.APIError, match="is being shut down"):
+            list(longer)
         rest = process.stdout.read()
         assert process.wait() == 0
         assert "served " in rest

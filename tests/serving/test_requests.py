@@ -6,7 +6,9 @@ import re
 import httpx2
 import pytest
 
-from lora_jax.serving import Limits
+from lora_jax.serving import ApiError, Limits
+from lora_jax.serving.asked import read_completion
+from lora_jax.serving.fields import read_object
 from tests.serving import tiny
 
 COMPLETION = {"model": "base", "prompt": "the mill", "max_tokens": 2}
@@ -61,6 +63,7 @@ def message(response, status=400):
         ({"stop": 7}, "stop = 7"),
         ({"stream": 1}, "stream = 1; it must be true or false"),
         ({"stream_options": []}, "stream_options = .* an object"),
+        ({"stream_options": {"include_usage": True}}, "stream_options are for streams alone"),
         ({"stream_options": {"usage": True}}, "unknown field 'usage'; nearest: 'include_usage'"),
         ({"n": 2}, "n = 2; it must be 1 or null: nothing else is supported"),
         ({"logprobs": 1}, "logprobs = 1"),
@@ -117,12 +120,44 @@ def test_a_wrong_chat_is_explained(http, fields, expected):
         ('{"model": "base", "prompt": "a", "temperature": 1e999}', "from 0 to 2"),
         ('{"seed": ' + "9" * 3900 + "}", "no 'prompt'"),
         ("[" * 3900, "nested too deeply|not JSON"),
+        ('{"model": "base", "prompt": "a", "model": "b"}', "the field 'model' twice"),
+        (r'{"model": "base", "prompt": {"\ud83d": 1, "\ud83d": 2}}', "the field .* twice"),
     ],
-    ids=range(9),
+    ids=range(11),
 )
 def test_a_body_that_is_no_object_is_explained(http, body, expected):
     said = message(post(http, "completions", body))
     assert re.search(expected, said), said
+
+
+def test_no_depth_of_a_body_is_more_than_a_wrong_request():
+    said = set()
+    for depth in (*range(1, 1200), 100_000):
+        fields = b'{"model": "base", "prompt": ' + b"[" * depth + b"]" * depth + b"}"
+        with pytest.raises(ApiError) as error:
+            read_completion(read_object(fields))
+        assert error.value.status == 400
+        said.add(error.value.message[:20])
+    assert said >= {"prompt = [[[[[[[[[[[", "the body is nested t"}
+
+
+def test_a_temperature_next_to_nothing_takes_the_likeliest_tokens(http):
+    texts = [
+        post(http, "completions", json.dumps(COMPLETION | {"max_tokens": 12, "temperature": t}))
+        for t in (0, 1e-40, 5e-324)
+    ]
+    assert len({text.json()["choices"][0]["text"] for text in texts}) == 1
+
+
+def test_a_template_that_fails_is_no_fault_of_the_client(http):
+    chat = CHAT | {"messages": [{"role": "nought", "content": "the"}]}
+    response = post(http, "chat/completions", json.dumps(chat))
+    assert response.status_code == 500
+    error = response.json()["error"]
+    assert (error["type"], error["code"]) == ("server_error", "chat_template_failed")
+    assert "fails on this conversation: ZeroDivisionError: " in error["message"]
+    assert "/v1/completions takes a text as it is" in error["message"]
+    assert post(http, "chat/completions", json.dumps(CHAT)).status_code == 200
 
 
 def test_bodies_of_other_types_and_too_large_ones_are_refused(http):
@@ -136,6 +171,7 @@ def test_bodies_of_other_types_and_too_large_ones_are_refused(http):
 
 def test_unknown_routes_methods_and_hosts_are_told(http):
     assert "/v2/models: Not Found" in message(http.get("/v2/models"), 404)
+    assert "Not Found" in message(http.get("/v2/models", headers={"Host": "[::1"}), 404)
     assert "Method Not Allowed" in message(http.get("/v1/completions"), 405)
     said = message(http.get("/v1/models", headers={"Host": "evil.example"}), 403)
     assert "not called 'evil.example'" in said

@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import json
 import shutil
+import socket
 import threading
 import time
 from typing import NamedTuple
@@ -23,6 +25,7 @@ NAMES = ("a0", "a1", "a2", "a3")
 TEXT = "the mill is a cheap pub near the river and the old bridge by the sea"
 TEMPLATE = (
     "{% for m in messages %}{% if m.role == 'robot' %}{{ raise_exception('no robots') }}{% endif %}"
+    "{% if m.role == 'nought' %}{{ 1 // 0 }}{% endif %}"
     "{{ m.role[0] }}:{{ m.content }};{% endfor %}{% if add_generation_prompt %}a:{% endif %}"
 )
 LENGTH, ROOM, ROWS = 16, 40, 4
@@ -84,6 +87,20 @@ def make_engine(model, slots=2, **options):
     pool = lora.AdapterPool(lift(model), model.params, slots=slots)
     shape = {"rows": ROWS, "room": ROOM, "prompt_lengths": (LENGTH,), "queue_limit": 64}
     return Engine(pool, model.config, **shape | options)
+
+
+def open_connection(address, body):
+    """Sends a request by hand, so that the answer may be left unread."""
+    host, port = address.rpartition("/")[2].split(":")
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+    connection.settimeout(30)
+    connection.connect((host, int(port)))
+    content = json.dumps(body)
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+    head += f"Connection: close\r\nContent-Length: {len(content)}\r\n\r\n"
+    connection.sendall(f"{head}{content}".encode())
+    return connection
 
 
 @contextlib.contextmanager
