@@ -1,9 +1,12 @@
 """One base, four adapters and one engine for all tests of the server."""
 
+import socket
+
 import pytest
 
 from lora_jax import hub
 from lora_jax.evaluation import TextRequest
+from lora_jax.serving import listen
 from tests.serving import tiny
 
 
@@ -37,6 +40,33 @@ def engine(model):
     engine.submit(TextRequest(ids=(5,), max_new_tokens=2))
     engine.run()  # compiles, so that no request takes too long for that
     return engine
+
+
+@pytest.fixture(scope="session")
+def long_model(model):
+    return tiny.make_long(model)
+
+
+@pytest.fixture(scope="session")
+def long_engine(long_model):
+    return tiny.make_engine(long_model, room=tiny.LONG_ROOM)
+
+
+@pytest.fixture(scope="session")
+def longest(long_model, long_engine):
+    return tiny.find_longest(long_model, long_engine)
+
+
+@pytest.fixture
+def small_buffers(monkeypatch):
+    """Lets the system hold little of what clients do not read; connections inherit it."""
+
+    def small(*args):
+        listener = listen(*args)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1024)
+        return listener
+
+    monkeypatch.setattr("lora_jax.serving.server.listen", small)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import functools
 import json
 import os
 import signal
-import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ import openai
 import pytest
 import uvicorn
 
-from lora_jax.serving import Limits, Service, listen, make_app, serve
+from lora_jax.serving import Limits, Service, listen, serve
 from tests.serving import tiny
 from tests.serving.test_api import client
 
@@ -100,37 +99,30 @@ def test_a_body_that_takes_too_long_is_given_up(model, engine):
     assert "the body did not come in 0.3 s" in found.json()["error"]["message"]
 
 
-def test_a_reader_who_stops_reading_delays_nobody_and_is_given_up(model, engine):
-    async def read_nothing():
-        """A stream whose client takes its first event, and then nothing."""
-        service = Service(model, engine, name="base", limits=Limits(seconds=0.8))
-        sent, body = [], {"type": "http.request", "body": json.dumps(stream).encode()}
-
-        async def receive():
-            return await asyncio.Event().wait() if received else received.append(1) or body
-
-        async def send(message):
-            sent.append(message)
-            if len(sent) == 2:
-                await asyncio.Event().wait()
-
-        received = []
-        scope = {"type": "http", "method": "POST", "path": "/v1/completions", "query_string": b""}
-        scope["headers"] = [(b"content-type", b"application/json")]
-        async with service:
-            reading = asyncio.create_task(make_app(service)(scope, receive, send))
-            while len(sent) < 2 or engine.running:
-                await asyncio.sleep(0.005)
-            # It is still open, but all of its text is written and its row is free.
-            assert service.open == 1
-            await reading
-            assert service.open == 0
-        return sent
-
-    stream = BODY | {"stream": True}
-    first, second = asyncio.run(read_nothing())
-    assert first["status"] == 200
-    assert json.loads(second["body"][6:])["choices"][0]["finish_reason"] is None
+@pytest.mark.slow
+def test_readers_who_read_nothing_hold_no_row_and_are_cut_off(
+    long_model, long_engine, longest, small_buffers
+):
+    body = longest[0] | {"stream": True}
+    limits = Limits(seconds=4.0, new_tokens=tiny.LONG_ROOM)
+    with tiny.server(long_model, long_engine, limits=limits) as (service, address):
+        api = client(address)
+        say(api)
+        files = len(os.listdir("/proc/self/fd"))
+        connections = [tiny.open_connection(address, body) for _ in range(tiny.ROWS)]
+        tiny.until(lambda: service.open == tiny.ROWS)
+        tiny.until(lambda: long_engine.running == long_engine.waiting == 0)
+        # All texts are written, and their rows free, while nobody has read anything.
+        assert service.open == tiny.ROWS
+        assert say(api).choices
+        tiny.until(lambda: service.open == 0)
+        assert service._thread._readers == {}
+        # The connections are closed too, though what was sent has not been read.
+        tiny.until(lambda: len(os.listdir("/proc/self/fd")) <= files + tiny.ROWS)
+        for connection in connections:
+            said = tiny.read_rest(connection)
+            assert "data: {" in said
+            assert "[DONE]" not in said
 
 
 def test_bodies_on_their_way_are_limited_and_refused_at_the_end(model, engine):
@@ -260,10 +252,3 @@ def test_other_machines_need_a_token():
 def test_a_limit_that_lets_nothing_through_is_refused(limit):
     with pytest.raises(ValueError, match="nothing could be served"):
         Limits(**limit)
-
-
-def test_a_token_does_not_wait_for_the_receipt_of_the_last_one():
-    with listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
-        connection, _ = listener.accept()
-        with connection:
-            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

@@ -19,6 +19,7 @@ from tests.serving import tiny
 from tests.serving.tiny import NEW, Wanted
 
 REQUESTS, AT_A_TIME = 1000, 24
+STALLED = 6  # more, whose readers read nothing until all others have been answered
 ADAPTERS = [f"s{i}" for i in range(32)]
 FLEETING = ["f0", "f1"]  # that are loaded and unloaded all the time
 SETTINGS = (tiny.GREEDY, tiny.DRAWN)
@@ -129,18 +130,38 @@ async def come_and_go(http, seen):
             await asyncio.sleep(0.1)
 
 
-async def run(address, requests):
+async def read_late(address, longest, others, seen):
+    """Asks for a long stream, reads nothing of it until the others are done, and then all."""
+    body, text = longest
+    connection = tiny.open_connection(address, body | {"stream": True})
+    await others.wait()
+    lines = (await asyncio.to_thread(tiny.read_rest, connection)).splitlines()
+    events = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+    assert "".join(event["choices"][0]["text"] for event in events) == text
+    assert lines.count("data: [DONE]") == 1
+    seen["stalled"] += 1
+
+
+async def run(service, address, requests, longest):
     seen = collections.Counter()
     limits = httpx2.Limits(max_connections=AT_A_TIME + 2)
     async with httpx2.AsyncClient(base_url=address, limits=limits, timeout=60) as http:
         going = asyncio.create_task(come_and_go(http, seen))
-        turn = asyncio.Semaphore(AT_A_TIME)
+        turn, others = asyncio.Semaphore(AT_A_TIME), asyncio.Event()
+        stalled = [read_late(address, longest, others, seen) for _ in range(STALLED)]
+        late = asyncio.gather(*stalled)
 
         async def one_of_many(one):
             async with turn:
                 await ask(http, one, seen)
 
         await asyncio.gather(*map(one_of_many, requests))
+        # Those who have read nothing hold no row, and have delayed nobody.
+        while service.engine.running or service.engine.waiting or service.open > STALLED:
+            await asyncio.sleep(0.02)
+        assert service.open == STALLED
+        others.set()
+        await late
         going.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await going
@@ -164,21 +185,30 @@ def held():
 
 
 @pytest.mark.slow
-def test_a_thousand_requests_are_answered_rightly_and_leave_nothing_behind(model, engine, tmp_path):
+def test_a_thousand_requests_are_answered_rightly_and_leave_nothing_behind(
+    long_model, long_engine, longest, small_buffers, tmp_path
+):
+    model, engine = long_model, long_engine
     names = [*ADAPTERS, *FLEETING]
     tiny.make_adapters(model, tmp_path, names)
     requests = make_requests(tiny.Offline(model, tmp_path, names))
-    limits = Limits(adapters=len(names), body_bytes=10_000, open=2 * AT_A_TIME)
+    limits = Limits(
+        adapters=len(names),
+        body_bytes=10_000,
+        open=2 * AT_A_TIME + STALLED,
+        new_tokens=tiny.LONG_ROOM,
+    )
     with tiny.server(model, engine, tmp_path, names=names, limits=limits) as (service, address):
-        seen = asyncio.run(run(address, requests[:200]))
+        seen = asyncio.run(run(service, address, requests[:200], longest))
         tiny.until(lambda: service.open == engine.running == engine.waiting == 0)
         before = held()
-        seen += asyncio.run(run(address, requests[200:]))
+        seen += asyncio.run(run(service, address, requests[200:], longest))
         tiny.until(lambda: service.open == engine.running == engine.waiting == 0)
         after = held()
         assert service._thread._readers == {}
         assert service.catalog.cards.keys() == {"base", *names}
     assert sum(seen[kind] for kind in ("whole", "stream", "slow", "leaves", "bad")) == REQUESTS
+    assert seen["stalled"] == 2 * STALLED
     assert min(seen["slow"], seen["leaves"], seen["bad"], seen["loads"]) > 10, seen
     assert after["arrays"] == before["arrays"]
     assert after["threads"] <= before["threads"]

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 import lora_jax as lora
 from lora_jax import hub, models
-from lora_jax.evaluation import Engine, GrowingText, Sampling, generate
+from lora_jax.evaluation import Engine, GrowingText, Sampling, TextRequest, generate
 from lora_jax.hub.new_tokenizer import train_tokenizer
 from lora_jax.serving import AdapterRoot, Limits, Service, serving
 from tests.tiny_decoder import tiny_decoder
@@ -29,6 +29,7 @@ TEMPLATE = (
     "{{ m.role[0] }}:{{ m.content }};{% endfor %}{% if add_generation_prompt %}a:{% endif %}"
 )
 LENGTH, ROOM, ROWS = 16, 40, 4
+LONG_ROOM = 768
 GREEDY, DRAWN = {"temperature": 0.0}, {"temperature": 1.4, "top_p": 0.9}
 NEW, BATCH = 12, 32  # of what is written offline, in few programs
 RANK = 2
@@ -89,6 +90,28 @@ def make_engine(model, slots=2, **options):
     return Engine(pool, model.config, **shape | options)
 
 
+def make_long(model):
+    """The same model with positions for longer texts, which do not end by themselves."""
+    config = dataclasses.replace(model.config, max_length=LONG_ROOM, eos_ids=())
+    return model._replace(apply=models.build(config).apply, config=config)
+
+
+def find_longest(model, engine):
+    """A request whose stream is more than a connection holds that nobody reads, and its text."""
+    new = engine.most_new_tokens(LENGTH)
+    prompts = [(7 + 2 * i,) * LENGTH for i in range(ROWS)]
+    asked = [TextRequest(ids=ids, max_new_tokens=new) for ids in prompts]
+    numbers = [engine.submit(request) for request in asked]
+    made, texts = engine.run(), []
+    for number, ids in zip(numbers, prompts, strict=True):
+        text = GrowingText(model.tokenizer)
+        pieces = [text.add([one.token], last=one.end is not None) for one in made[number]]
+        texts.append((sum(map(bool, pieces)), ids, text.text))
+    events, ids, text = max(texts)
+    assert events * 200 > 90_000  # bytes, of which 64 KiB wait in the server
+    return {"model": "base", "prompt": ids, "max_tokens": new, "temperature": 0}, text
+
+
 def open_connection(address, body):
     """Sends a request by hand, so that the answer may be left unread."""
     host, port = address.rpartition("/")[2].split(":")
@@ -101,6 +124,15 @@ def open_connection(address, body):
     head += f"Connection: close\r\nContent-Length: {len(content)}\r\n\r\n"
     connection.sendall(f"{head}{content}".encode())
     return connection
+
+
+def read_rest(connection):
+    """All that can still be read, be it cut off."""
+    parts = []
+    with connection, contextlib.suppress(ConnectionResetError):
+        while part := connection.recv(2**16):
+            parts.append(part)
+    return b"".join(parts).decode()
 
 
 @contextlib.contextmanager
