@@ -202,7 +202,11 @@ def listen(host: str, port: int, token: str | None = None) -> socket.socket:
     check_address(host, token)
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family)
+        listener = socket.create_server(address[:2], family=family)
+        # Connections inherit it; asyncio asks for it only where a socket was made for TCP by name.
+        # Without, a token may wait 40 ms for the receipt of the last one.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listener
     except OSError as error:
         raise OSError(f"cannot listen on {host}, port {port}: {error.strerror}") from error
 

@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import signal
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -252,3 +253,10 @@ def test_other_machines_need_a_token():
 def test_a_limit_that_lets_nothing_through_is_refused(limit):
     with pytest.raises(ValueError, match="nothing could be served"):
         Limits(**limit)
+
+
+def test_a_token_does_not_wait_for_the_receipt_of_the_last_one():
+    with listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        connection, _ = listener.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
