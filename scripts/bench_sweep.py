@@ -16,6 +16,9 @@ programs is off. Quality is the loss of the last tenth of the steps, as a mean o
 
 Aims: at least twice as fast as our own runs one after another, compilation included, and four times
 as fast as PEFT.
+
+With --devices=2 the members trained together are split between two devices of JAX, each a core, in
+a process of its own (`jax_num_cpu_devices`, and XLA on one thread each); its start is not counted.
 """
 
 from __future__ import annotations
@@ -25,9 +28,11 @@ import contextlib
 import functools
 import importlib.util
 import itertools
+import json
 import os
 import pathlib
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -113,12 +118,10 @@ def train_together(
     shape: Shape,
     members: list[training.Member],
     steps: int,
-    chunk: int | None = None,
     devices: int = 1,
 ) -> Timed:
     """All members in one program, on one device or in equal parts on several."""
     start = time.perf_counter()
-    split = devices > 1 and len(members) % devices == 0
     sweep = training.make_sweep(
         base.apply,
         base.params,
@@ -127,8 +130,7 @@ def train_together(
         steps=steps,
         init=lambda _, lifted, key: language_model.init_variables(base, lifted, key),
         loss=functools.partial(_loss, base),
-        chunk=chunk,
-        mesh=training.make_mesh({"data": devices}) if split else None,
+        mesh=training.make_mesh({"data": devices}) if devices > 1 else None,
     )
     result = training.train_sweep(
         sweep, functools.partial(batches_of, shape), console=Console(quiet=True)
@@ -136,6 +138,23 @@ def train_together(
     whole = time.perf_counter() - start
     last = np.nanmean(result.losses[:, -max(1, steps // 10) :])
     return Timed(whole, _steps(result.rows), float(last))
+
+
+def train_apart(directory: str, options: argparse.Namespace, count: int) -> Timed:
+    """`train_together` in a process of its own, in which each of some cores is a device of JAX."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false"
+    arguments = {
+        "model": directory,
+        "most": count,
+        **{name: getattr(options, name) for name in ("steps", "batch", "length", "devices")},
+    }
+    done = subprocess.run(
+        [sys.executable, __file__, *(f"--{name}={value}" for name, value in arguments.items())],
+        env={**os.environ, "XLA_FLAGS": flags},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    return Timed(*json.loads(done.stdout))
 
 
 def train_alone(base: hub.Pretrained, shape: Shape, member: training.Member, steps: int) -> Timed:
@@ -260,17 +279,23 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=COUNTS[-1], help="members at most")
     parser.add_argument("--batch", type=int, default=Shape().batch, help="rows of a batch")
     parser.add_argument("--length", type=int, default=Shape().length, help="tokens of a row")
-    parser.add_argument("--chunk", type=int, help="members computed at a time; 0: all")
-    parser.add_argument("--devices", type=int, default=1, help="of JAX, among which members go")
+    parser.add_argument("--devices", type=int, default=1, help="cores with members of their own")
+    parser.add_argument("--model", help="train --most members on it together, and print as JSON")
     parser.add_argument("--no-peft", action="store_true", help="leave PEFT out")
     options = parser.parse_args()
     if options.steps < 2 or options.most < 1:
         parser.error("--steps is at least 2, --most at least 1")
     from scripts.bench_machine import machine
 
-    jax.config.update("jax_num_cpu_devices", options.devices)
     jax.config.update("jax_enable_compilation_cache", False)  # or compiling costs nothing
     shape = Shape(batch=options.batch, length=options.length)
+    if options.model:
+        jax.config.update("jax_num_cpu_devices", options.devices)
+        base = hub.load_model(options.model, dtype="float32")
+        members = make_members(options.most, options.steps)
+        found = train_together(base, shape, members, options.steps, devices=options.devices)
+        print(json.dumps(found))
+        return
     with_peft = not options.no_peft and importlib.util.find_spec("peft") is not None
     print(f"{machine()}; {shape}, {options.steps} steps.\n\n{HEADER}", flush=True)
     if with_peft:
@@ -286,10 +311,11 @@ def main() -> None:
             if with_peft:
                 theirs.append(train_in_peft(directory, shape, member, options.steps))
             if len(alone) in COUNTS:
-                members = make_members(len(alone), options.steps)
-                together = train_together(
-                    base, shape, members, options.steps, options.chunk, options.devices
-                )
+                if options.devices > 1 and len(alone) % options.devices == 0:
+                    together = train_apart(directory, options, len(alone))
+                else:
+                    members = make_members(len(alone), options.steps)
+                    together = train_together(base, shape, members, options.steps)
                 print(row(together, alone, theirs), flush=True)
 
 
