@@ -39,12 +39,13 @@ class Found:
     """What was measured of a contender.
 
     Attributes:
-        compile: seconds by which the first time was longer than the second.
+        compile: seconds by which the first two times were longer than two more; some compile in
+            the second again, for what the first returned.
         told: what the contender tells of itself, before its work.
         loss: what the first time returned.
         seconds: of each turn.
-        peak: of resident memory from the second time on, in bytes.
-        start: the peak up to the end of the first time, in bytes.
+        peak: of resident memory from the third time on, in bytes.
+        start: the peak up to the end of the second time, in bytes.
     """
 
     compile: float
@@ -72,10 +73,12 @@ def answer(make: Callable[[], tuple[Work, float]], threads: int) -> None:
     work, told = make()
     start = time.perf_counter()
     loss = work()
-    first = time.perf_counter() - start
+    work()
+    twice = time.perf_counter() - start
     most = forget_peak()
     again = seconds(work)
-    print(json.dumps([max(first - again, 0.0), told, loss, [again], peak(), most]), file=answers)
+    compiling = max(twice - 2 * again, 0.0)
+    print(json.dumps([compiling, told, loss, [again], peak(), most]), file=answers)
     for _ in sys.stdin:
         taken = seconds(work)
         print(json.dumps([taken, peak()]), file=answers)

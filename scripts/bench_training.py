@@ -11,8 +11,8 @@ machine disturbs them alike. Medians are shown; one whose step takes longer than
 in bfloat16 on a CPU without such instructions) is shown with a single step. The whole output is one
 section in Markdown.
 
-Two peaks of resident memory are shown: that of the steps, from the second on, and that of the start
-(loading, compiling and the first step). In between all of them give freed memory back to the
+Two peaks of resident memory are shown: that of the steps, from the third on, and that of the start
+(loading, compiling and the first two steps). In between all of them give freed memory back to the
 system. With --levers our own settings are compared in the same way in place of the contenders.
 
 Model FLOP utilisation counts the products of the frozen weights and of attention, forward and

@@ -35,7 +35,7 @@ def test_contenders_take_turns_and_one_that_fails_says_why(tmp_path):
         "second": command(log, "2"),
     }
     found, failed = take_turns(commands, rounds=2)
-    assert log.read_text() == "1122" + "1212"  # each twice before the turns, then by turns
+    assert log.read_text() == "111222" + "1212"  # each three times before the turns, then by turns
     assert failed == {"broken": "ValueError: no such library"}
     assert [(one.told, one.loss, len(one.seconds)) for one in found.values()] == [(7.0, 1.0, 2)] * 2
     assert all(one.start > 10**6 < one.peak for one in found.values())
@@ -45,5 +45,5 @@ def test_who_takes_too_long_has_no_turns(tmp_path):
     found, _ = take_turns({"slow": command(tmp_path / "log", "1")}, rounds=3, patience=-1)
     assert len(found["slow"].seconds) == 1
     assert found["slow"].seconds[0] > 0
-    assert (tmp_path / "log").read_text() == "11"
+    assert (tmp_path / "log").read_text() == "111"
     assert found["slow"].compile == pytest.approx(0, abs=1)
