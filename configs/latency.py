@@ -7,7 +7,7 @@ Sizes of the LoRA paper's table 1, for an accelerator:
     --config=configs/latency.py:medium
 
 Merged LoRA beside the base and the base again, in so many short passes that a difference of 3 % in
-either direction would be seen (two minutes on two cores of a CPU):
+either direction would be seen (some minutes on two cores of a CPU):
 
     --config=configs/latency.py:merged
 """
