@@ -175,7 +175,7 @@ def _our_model(directory: str, dtype: str, targets: Sequence[str], quantize: str
 def peft_step(
     llama: Llama, directory: str, dtype: str, targets: Any, quantize: str | None = None
 ) -> tuple[Work, float]:
-    """A training step of PEFT, and the bytes of the model."""
+    """A training step of PEFT, and the bytes of its base."""
     import torch
 
     model = _peft_model(directory, dtype, targets, quantize).train()
@@ -191,13 +191,13 @@ def peft_step(
         optimizer.step()
         return float(loss.detach())
 
-    return run, float(model.get_base_model().get_memory_footprint())
+    return run, _base_bytes(model)
 
 
 def peft_texts(
     llama: Llama, directory: str, dtype: str, targets: Any, quantize: str | None = None
 ) -> tuple[Work, float]:
-    """Greedy texts of PEFT with an unmerged adapter, and the bytes of the model."""
+    """Greedy texts of PEFT with an unmerged adapter, and the bytes of its base."""
     import torch
 
     model = _peft_model(directory, dtype, targets, quantize).eval()
@@ -210,7 +210,12 @@ def peft_texts(
             made: Any = model.generate(input_ids=prompts, attention_mask=mask, **fixed)
         return float(made[:, llama.prompt :].numel())
 
-    return run, float(model.get_base_model().get_memory_footprint())
+    return run, _base_bytes(model)
+
+
+def _base_bytes(model: Any) -> float:
+    """The bytes of the frozen weights, without the adapter that lies among them."""
+    return float(sum(p.nbytes for name, p in model.named_parameters() if "lora_" not in name))
 
 
 def _peft_model(directory: str, dtype: str, targets: Any, quantize: str | None) -> Any:
