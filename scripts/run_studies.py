@@ -89,7 +89,7 @@ class Runner:
         self._out = out
         self._lanes = lanes
         self._cores = sum(lanes, ())
-        self._timing: Path | None = None  # what is waited for before others may run
+        self._timing: int | None = None  # the lane that measures latency, while others wait
         self._running: dict[int, Running] = {}  # by lane
         self.outcomes: dict[str, str] = {}
 
@@ -112,7 +112,7 @@ class Runner:
         """Starts the first study that may run now."""
         ahead = {one.name for one in waiting} | {of.study.name for of in self._running.values()}
         free = [lane for lane in range(len(self._lanes)) if lane not in self._running]
-        if not free or self._timing:
+        if not free or self._timing is not None:
             return False
         for one in waiting:
             if not ahead & set(one.needs):
@@ -134,7 +134,7 @@ class Runner:
         command = [sys.executable, "-m", experiment, *words, f"--workdir={place}"]
         cores = self._lanes[lane]
         if one.times and not (place / one.times).exists():
-            self._timing, cores = place / one.times, self._cores
+            self._timing, cores = lane, self._cores
             for _, process, _ in self._running.values():
                 process.send_signal(signal.SIGSTOP)
         print(f"== {one.name}: what it says is in {log}", flush=True)
@@ -152,11 +152,12 @@ class Runner:
 
     def _timing_ends(self) -> bool:
         """Sends a study that has measured latency into its lane, and lets the others go on."""
-        if self._timing is None or not self._timing.exists():
+        if self._timing is None:
             return False
-        for lane, of in self._running.items():
-            if self._timing.is_relative_to(self._out / of.study.name):
-                keep_to(self._lanes[lane], of.process.pid)
+        one, process, _ = self._running[self._timing]
+        if not (self._out / one.name / one.times).exists():
+            return False
+        keep_to(self._lanes[self._timing], process.pid)
         self._go_on()
         return True
 
@@ -170,7 +171,8 @@ class Runner:
         ended = [lane for lane, of in self._running.items() if of.process.poll() is not None]
         for lane in ended:
             one, process, started = self._running.pop(lane)
-            self._go_on()  # if it was to measure latency, nothing else would run
+            if lane == self._timing:
+                self._go_on()
             outcome = "failed"
             if process.returncode == 0:
                 # One that was told to stop ends in order, but has no results yet.
