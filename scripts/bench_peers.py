@@ -40,7 +40,7 @@ from typing import Any, NamedTuple
 
 from scripts import bench_llama
 from scripts.bench_llama import ALPHA, CLIP, LEARNING_RATE, RANK, WEIGHT_DECAY, Llama
-from scripts.bench_processes import Command, Found, Work, answer, take_turns
+from scripts.bench_processes import Found, Work, answer, take_turns, worker
 
 OURS, TUNIX, QWIX, KERAS_HUB = "lora_jax", "Tunix", "Qwix", "KerasHub"
 DTYPES = ("float32", "bfloat16")
@@ -220,7 +220,7 @@ def measure(
             task: dict[str, Any] = {"contender": one, "llama": dataclasses.asdict(llama)}
             task |= {"directory": directory, "cores": cores}
             python = sys.executable if one.library == OURS else peers_python
-            commands[one] = Command([python, __file__, "--worker", json.dumps(task)])
+            commands[one] = worker(__file__, task, python)
         return take_turns(commands, rounds)
 
 

@@ -34,6 +34,16 @@ class Command(NamedTuple):
     environment: Mapping[str, str] = {}
 
 
+def worker(
+    script: str,
+    task: Mapping[str, Any],
+    python: str = sys.executable,
+    environment: Mapping[str, str] | None = None,
+) -> Command:
+    """What starts a benchmark as one of its own contenders, by `--worker` and its task as JSON."""
+    return Command([python, script, "--worker", json.dumps(task)], environment or {})
+
+
 @dataclasses.dataclass
 class Found:
     """What was measured of a contender.

@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 
 from scripts import bench_llama
 from scripts.bench_llama import Llama
-from scripts.bench_processes import Command, Found, Work, answer, take_turns
+from scripts.bench_processes import Found, Work, answer, take_turns, worker
 
 OURS, PEFT = "lora_jax", "PEFT"
 STEP, TEXTS = "step", "texts"
@@ -107,7 +107,7 @@ def measure(
             task: dict[str, Any] = {"contender": one, "llama": dataclasses.asdict(llama)}
             task |= {"directory": directory, "what": what, "cores": cores}
             python = peft_python if one.library == PEFT else sys.executable
-            commands[one] = Command([python, __file__, "--worker", json.dumps(task)])
+            commands[one] = worker(__file__, task, python)
         return take_turns(commands, rounds, patience)
 
 

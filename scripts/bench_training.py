@@ -35,7 +35,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-from scripts.bench_processes import Command, Found, answer, take_turns
+from scripts.bench_processes import Found, answer, take_turns, worker
 from scripts.bench_training_contenders import (
     DTYPES,
     LEVERS,
@@ -93,8 +93,7 @@ def measure(
                 "shape": dataclasses.asdict(shape),
             }
             task |= {"directory": directory, "threads": threads}
-            arguments = [sys.executable, __file__, "--worker", json.dumps(task)]
-            commands[one] = Command(arguments, dict(LEVERS[one.lever].environment))
+            commands[one] = worker(__file__, task, environment=dict(LEVERS[one.lever].environment))
         return take_turns(commands, rounds, patience)
 
 
