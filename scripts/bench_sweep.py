@@ -119,6 +119,7 @@ def train_together(
     members: list[training.Member],
     steps: int,
     devices: int = 1,
+    chunk: int | None = None,
 ) -> Timed:
     """All members in one program, on one device or in equal parts on several."""
     start = time.perf_counter()
@@ -130,6 +131,7 @@ def train_together(
         steps=steps,
         init=lambda _, lifted, key: language_model.init_variables(base, lifted, key),
         loss=functools.partial(_loss, base),
+        chunk=chunk,
         mesh=training.make_mesh({"data": devices}) if devices > 1 else None,
     )
     result = training.train_sweep(
@@ -147,6 +149,7 @@ def train_apart(directory: str, options: argparse.Namespace, count: int) -> Time
         "model": directory,
         "most": count,
         **{name: getattr(options, name) for name in ("steps", "batch", "length", "devices")},
+        **({} if options.chunk is None else {"chunk": options.chunk}),
     }
     done = subprocess.run(
         [sys.executable, __file__, *(f"--{name}={value}" for name, value in arguments.items())],
@@ -279,6 +282,7 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=COUNTS[-1], help="members at most")
     parser.add_argument("--batch", type=int, default=Shape().batch, help="rows of a batch")
     parser.add_argument("--length", type=int, default=Shape().length, help="tokens of a row")
+    parser.add_argument("--chunk", type=int, help="members of a device at a time; 0: all of them")
     parser.add_argument("--devices", type=int, default=1, help="cores with members of their own")
     parser.add_argument("--model", help="train --most members on it together, and print as JSON")
     parser.add_argument("--no-peft", action="store_true", help="leave PEFT out")
@@ -293,7 +297,7 @@ def main() -> None:
         jax.config.update("jax_num_cpu_devices", options.devices)
         base = hub.load_model(options.model, dtype="float32")
         members = make_members(options.most, options.steps)
-        found = train_together(base, shape, members, options.steps, devices=options.devices)
+        found = train_together(base, shape, members, options.steps, options.devices, options.chunk)
         print(json.dumps(found))
         return
     with_peft = not options.no_peft and importlib.util.find_spec("peft") is not None
@@ -315,7 +319,9 @@ def main() -> None:
                     together = train_apart(directory, options, len(alone))
                 else:
                     members = make_members(len(alone), options.steps)
-                    together = train_together(base, shape, members, options.steps)
+                    together = train_together(
+                        base, shape, members, options.steps, chunk=options.chunk
+                    )
                 print(row(together, alone, theirs), flush=True)
 
 
