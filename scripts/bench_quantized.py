@@ -1,3 +1,4 @@
+# mypy: disable-error-code="import-not-found, import-untyped"
 """What a quantised base costs: training steps, texts and memory in float32, bfloat16, int8 and nf4.
 
     python scripts/bench_quantized.py --rounds 5
