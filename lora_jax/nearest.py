@@ -26,3 +26,12 @@ def nearest(
     ['q_proj', 'k_proj']
     """
     return difflib.get_close_matches(wanted[:_LONGEST], list(choices), n=count, cutoff=likeness)
+
+
+def name_nearest(wanted: str, choices: Iterable[str], count: int = 3) -> str:
+    """The nearest choices as an error lists them; "none" where there are no choices.
+
+    >>> name_nearest("q_prj", ("k_proj", "q_proj", "fc1"), 2)
+    'q_proj, k_proj'
+    """
+    return ", ".join(nearest(wanted, choices, count)) or "none"

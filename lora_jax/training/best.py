@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
-from lora_jax.nearest import nearest
+from lora_jax.nearest import name_nearest
 from lora_jax.training.metrics import Row
 
 
@@ -60,7 +60,7 @@ class Best:
         for row in evaluations:
             if name not in row:
                 names = [known.removeprefix("eval/") for known in row if known != "step"]
-                near = ", ".join(nearest(self.metric, names, 3)) or "none"
+                near = name_nearest(self.metric, names)
                 raise ValueError(
                     f"best.metric = {self.metric!r}: the evaluation of step {row['step']} has no "
                     f"such value; nearest: {near}"

@@ -14,7 +14,7 @@ import jax
 from jaxtyping import PyTree
 
 from lora_jax.lifting import path_name
-from lora_jax.nearest import nearest
+from lora_jax.nearest import name_nearest
 from lora_jax.training.unstack import stacked
 
 Rule = tuple[str, str | None]
@@ -184,7 +184,7 @@ def _check_every_rule_is_used(winners: Mapping[str, Rule], rules: Sequence[Rule]
         if not taken:
             raise ValueError(
                 f"the rule ({regex!r}, {name!r}) matches nothing; nearest paths: "
-                f"{', '.join(nearest(regex, winners, 3)) or 'none'}"
+                f"{name_nearest(regex, winners)}"
             )
         if name is not None:
             # Freezing "all the rest" when no rest is left hides no mistake; losing a label does.

@@ -23,7 +23,7 @@ import optax
 from jaxtyping import PyTree
 
 from lora_jax.lifting import path_name
-from lora_jax.nearest import nearest
+from lora_jax.nearest import name_nearest
 from lora_jax.training.average import track_average
 from lora_jax.training.guard import guard
 from lora_jax.training.identity import Config, as_json
@@ -254,7 +254,7 @@ def _decayed(labels: PyTree, no_decay: Sequence[str]) -> PyTree:
             parts = sorted({part for path in named for part in path.split("/")})
             raise ValueError(
                 f"optimizer.no_decay: {regex!r} is part of no path that trains; nearest parts: "
-                f"{', '.join(nearest(regex, parts, 3)) or 'none'}"
+                f"{name_nearest(regex, parts)}"
             )
 
     def decays(path: tuple, name: str) -> bool | None:
@@ -273,7 +273,7 @@ def _parse(kind: type[G], config: Mapping[str, Any], where: str) -> G:
     fields = [field.name for field in dataclasses.fields(kind)]
     for name in config:
         if name not in fields:
-            near = ", ".join(nearest(name, fields, 3))
+            near = name_nearest(name, fields)
             raise ValueError(f"{where} has no field {name!r}; nearest: {near}")
     return kind(**config)
 

@@ -15,7 +15,7 @@ import optax.contrib
 from jaxtyping import PyTree
 
 from lora_jax.lifting import path_name
-from lora_jax.nearest import nearest
+from lora_jax.nearest import name_nearest
 
 # Arrays that are a matrix in each layer: kernels, and factors of LoRA and its kin.
 MATRIX = r"kernel|a|b|[ab][12]|w[12](_[ab])?"
@@ -94,6 +94,6 @@ def make_rule(name: str, arguments: Mapping[str, Any]) -> optax.GradientTransfor
         if argument not in takes:
             raise ValueError(
                 f"the optimizer {name!r} takes no {argument!r}; nearest: "
-                f"{', '.join(nearest(argument, takes, 3)) or 'none'}; all: {', '.join(takes)}"
+                f"{name_nearest(argument, takes)}; all: {', '.join(takes)}"
             )
     return RULES[name](**arguments)

@@ -11,7 +11,7 @@ import numpy as np
 
 from lora_jax.lifting import Method
 from lora_jax.methods import LoRA
-from lora_jax.nearest import nearest
+from lora_jax.nearest import name_nearest
 from lora_jax.targets import Targets
 from lora_jax.training.identity import Config, as_json
 from lora_jax.training.optimizer import OptimizerConfig, settle
@@ -192,7 +192,7 @@ def _make_member(choice: Mapping[str, Any], shared: Mapping[str, Any]) -> Member
             _set(optimizer, field.split("."), value)
         else:
             known = [*sorted(fields), *of_method, *of_optimizer]
-            near = ", ".join(nearest(field, known, 3))
+            near = name_nearest(field, known)
             raise ValueError(f"a member has no field {field!r}; nearest: {near}")
     method = own.get("method", base.method)
     own |= {"method": dataclasses.replace(method, **method_fields), "optimizer": optimizer}
