@@ -24,7 +24,7 @@ models        Compiling and generating       bench_models.py --batch 1 --prompt 
 training      Training beside PEFT           bench_training.py --rounds 3
 peers         Training beside JAX peers      bench_peers.py --rounds 3
 quantized     A quantised base               bench_quantized.py --rounds 2
-sweep         Joint sweeps                   bench_sweep.py --steps 60 --devices 2
+sweep         Joint sweeps                   bench_sweep.py --steps 300 --devices 2
 serving       Routed decoding                bench_serving.py --rounds 3
 server        The server                     bench_server.py --rounds 2
 data          The input pipeline             bench_data.py

@@ -1,7 +1,7 @@
 # mypy: disable-error-code="import-not-found, import-untyped"
 """What a joint sweep saves: K adapters trained together, one after another, and by PEFT.
 
-    python scripts/bench_sweep.py --steps 60
+    python scripts/bench_sweep.py --steps 300 --devices 2
 
 prints docs/measured/sweep.md. A small Llama with random weights, the same in all contenders,
 learns a language of random transitions between tokens; the members differ in rank, targets,
@@ -278,7 +278,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=60, help="of every run")
+    parser.add_argument("--steps", type=int, default=300, help="of every run")
     parser.add_argument("--most", type=int, default=COUNTS[-1], help="members at most")
     parser.add_argument("--batch", type=int, default=Shape().batch, help="rows of a batch")
     parser.add_argument("--length", type=int, default=Shape().length, help="tokens of a row")

@@ -82,6 +82,7 @@ LEVERS = {
     "chunks of 256": Lever(chunk=256),
     "head applied again": Lever(frozen_head=False),
     "attention xla": Lever(attention="xla"),
+    "attention in blocks": Lever(attention="blocks"),
     "YNN fuses elements": Lever(environment=(("XLA_FLAGS", f"{_FUSIONS}+eltwise"),)),
     "YNN no dots": Lever(environment=(("XLA_FLAGS", f"{_FUSIONS}-dot,-individual_dot"),)),
     "YNN off": Lever(environment=(("XLA_FLAGS", _FUSIONS),)),

@@ -35,11 +35,10 @@ def product(
     dtype('float32')
     """
     x, y = x.astype(dtype), y.astype(dtype)
-    if dtype != "bfloat16":
-        return jnp.einsum(spec, x, y, preferred_element_type=jnp.promote_types(dtype, jnp.float32))
     left, right, out = _labels(spec, x.ndim, y.ndim)
     natural = _natural_order(left, right, out)
-    return lax.transpose(_multiply(x, y, left, right, natural), [natural.index(i) for i in out])
+    multiply = _multiply if dtype == "bfloat16" else _dot
+    return lax.transpose(multiply(x, y, left, right, natural), [natural.index(i) for i in out])
 
 
 def grouped_product(
@@ -80,7 +79,8 @@ def _dot(x: Array, y: Array, left: str, right: str, out: str) -> Array:
         (place(summed, left), place(summed, right)),
         (place(batch, left), place(batch, right)),
     )
-    return lax.dot_general(x, y, numbers, preferred_element_type=jnp.float32)
+    total = jnp.promote_types(x.dtype, jnp.float32)
+    return lax.dot_general(x, y, numbers, preferred_element_type=total)
 
 
 _multiply = jax.custom_vjp(_dot, nondiff_argnums=(2, 3, 4))
@@ -150,7 +150,8 @@ def _labels(spec: str, *ranks: int) -> list[str]:
     counts = [
         rank - len(axes) + 3 for axes, rank in zip(operands, ranks, strict=True) if "..." in axes
     ]
-    return [axes.replace("...", string.ascii_uppercase[: sum(counts)]) for axes in (*operands, out)]
+    dots = string.ascii_uppercase[: max(counts, default=0)]
+    return [axes.replace("...", dots) for axes in (*operands, out)]
 
 
 def _natural_order(left: str, right: str, out: str) -> str:
