@@ -314,15 +314,18 @@ class Decoder(nnx.Module):
         Returns:
             A function of a layer's entry in `windowed` that gives what that layer needs.
         """
-        config = self.config
-        positions = jnp.maximum(order, 0) if positions is None else positions
-        turn = tables(config.rope, positions, config.head_dim, config.mrope_sections)
+        config, most = self.config, None
+        if positions is None:
+            positions = jnp.maximum(order, 0)
+            if order.shape[1] > 1:  # for one token, the angles of all places are more work
+                most = keys.shape[1]
+        turn = tables(config.rope, positions, config.head_dim, config.mrope_sections, most)
         everything = (visible(order, keys, segments), turn)
         if not any(config.windowed):
             return lambda _: everything
         near = order[:, None, :, None] - keys[:, None, None, :] < config.window
         if config.local_rope is not None:
-            turn = tables(config.local_rope, positions, config.head_dim)
+            turn = tables(config.local_rope, positions, config.head_dim, most=most)
         nearby = (everything[0] & near, turn)
         return lambda windowed: jax.tree.map(
             lambda a, b: jnp.where(windowed, a, b), nearby, everything

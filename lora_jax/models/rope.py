@@ -91,7 +91,11 @@ class Rope:
 
 
 def tables(
-    rope: Rope, positions: Int[Array, "*kinds batch length"], dim: int, sections: Sequence[int] = ()
+    rope: Rope,
+    positions: Int[Array, "*kinds batch length"],
+    dim: int,
+    sections: Sequence[int] = (),
+    most: int | None = None,
 ) -> Tables:
     """Cosines and sines of the angle of each token and pair.
 
@@ -101,10 +105,16 @@ def tables(
         dim: width of a head.
         sections: how many pairs turn with time, with the row and with the column (Qwen2-VL,
             Wang et al., 2024, section 2.1).
+        most: number that all positions are below, where it is known and small. Angles are then
+            looked up: a CPU would compute them anew for each head and layer that uses them.
 
     Returns:
         Two arrays `[batch, length, dim / 2]` in float32.
     """
+    if most is not None:
+        every = tables(rope, jnp.arange(most)[None], dim)
+        cos, sin = (jnp.take(table[0], positions, axis=0) for table in every)
+        return cos, sin
     angles = positions[..., None].astype(jnp.float32) * rope.frequencies(dim)
     if positions.ndim == 3:
         starts = np.cumsum(sections)[:-1].tolist()
