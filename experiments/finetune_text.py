@@ -53,7 +53,7 @@ def defaults() -> ConfigDict:
     config.task.options = ConfigDict()
     config.model = ConfigDict({"name": "", "path": "", "sha256": ""})
     config.model.update(dtype="float32", scan=False, remat="none")
-    config.model.attention = "plain"  # "auto": cuDNN's flash attention where it can be
+    config.model.attention = "plain"  # "auto": the best for the device
     config.encoding = ConfigDict({"length": 512, "template": "plain", "separator": "\n"})
     config.encoding.update(instruction="", end="", train_on="turns", truncate="none")
     config.encoding.bad_rows = "raise"

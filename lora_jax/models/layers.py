@@ -34,10 +34,11 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Float[Array, "*batch ins"]) -> Float[Array, "*batch outs"]:
         """Maps the last axis."""
-        outs = product("...i,io->...o", x, self.kernel[...], self.dtype)
+        rows = x.reshape(-1, x.shape[-1])
+        outs = product("ti,io->to", rows, self.kernel[...], self.dtype)
         if self.bias is not None:
             outs = outs + self.bias[...]
-        return outs.astype(self.dtype)
+        return outs.astype(self.dtype).reshape(*x.shape[:-1], -1)
 
 
 class LayerNorm(nnx.Module):
