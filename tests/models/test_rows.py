@@ -29,9 +29,11 @@ def test_fully_sharded_weights_are_gathered_and_hidden_states_are_not_sent(famil
 
 def test_beside_tensor_parallelism_only_a_devices_own_rows_are_added_up():
     found = compile_step("gpt2", {"data": 2, "fsdp": 2, "tensor": 2}, scan=True)
-    sums = [one for one in found if one.kind == "all-reduce" and len(one.shape) == 3]
+    # Hidden states are larger than all else that is added up; products are of rows of tokens.
+    tokens = ROWS // 4 * LENGTH
+    sums = [one for one in found if one.kind == "all-reduce" and one.nbytes >= tokens * 16 * 4]
     assert sums
-    assert {one.shape for one in sums} == {(ROWS // 4, LENGTH, 16)}
+    assert {one.shape[0] for one in sums} == {tokens}
     assert {one.devices for one in sums} == {(0, 1)}
 
 
