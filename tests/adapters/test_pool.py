@@ -187,8 +187,8 @@ def test_the_base_is_one_product_of_the_whole_batch_and_no_row_has_a_weight(pool
         for eqn in equations(jaxpr):
             shapes = [tuple(var.aval.shape) for var in eqn.invars]
             if eqn.primitive.name == "dot_general" and set(shapes) & weights:
-                x = shapes[1] if shapes[0] in weights else shapes[0]
-                found.append((int(np.prod(x)), *(s for s in shapes if s in weights)))
+                x, weight = shapes if shapes[1] in weights else shapes[::-1]  # x may look like one
+                found.append((int(np.prod(x)), weight))
         return found
 
     found = products_with_weights(traced.jaxpr.jaxpr)
