@@ -112,7 +112,7 @@ def config(data):
         ({"task.name": "gsm8"}, "nearest: 'gsm8k'"),
         ({"task.name": "cola"}, "'cola' has labels to predict"),
         ({"task.name": "sroie"}, "has a picture, but the model reads none"),
-        ({"model.attention": "flash"}, "known: auto, plain, xla, cudnn"),
+        ({"model.attention": "flash"}, "known: auto, plain, blocks, xla, cudnn"),
         ({"encoding.length": 600}, "encoding.length = 600, but the model reads at most 512"),
         ({"encoding.length": 100}, "do not fit into 100; make `length` larger"),
         ({"encoding.template": "chatt"}, "nearest: 'chat'"),
