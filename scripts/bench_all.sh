@@ -26,7 +26,7 @@ peers         Training beside JAX peers      bench_peers.py --rounds 3
 quantized     A quantised base               bench_quantized.py --layers 4 --dim 512 --vocabulary 8192 --rounds 3
 sweep         Joint sweeps                   bench_sweep.py --steps 300 --devices 2
 serving       Routed decoding                bench_serving.py --rounds 3
-server        The server                     bench_server.py --layers 4 --dim 512 --vocabulary 8192 --rounds 2
+server        The server                     bench_server.py --layers 4 --dim 384 --rounds 2
 data          The input pipeline             bench_data.py
 "
 
