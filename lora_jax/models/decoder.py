@@ -342,9 +342,9 @@ class Decoder(nnx.Module):
         """The logits of the next token, in float32."""
         config = self.config
         if config.tied:
-            logits = product("bld,vd->blv", hidden, self.embed.embedding[...], config.dtype)
+            logits = product("...d,vd->...v", hidden, self.embed.embedding[...], config.dtype)
         else:
-            logits = product("bld,dv->blv", hidden, self.lm_head.kernel[...], config.dtype)
+            logits = product("...d,dv->...v", hidden, self.lm_head.kernel[...], config.dtype)
         if config.logit_cap is None:
             return logits
         return jnp.tanh(logits / config.logit_cap) * config.logit_cap

@@ -244,5 +244,5 @@ class GPT2(nnx.Module):
         """The logits of the next token, in float32."""
         dtype = self.config.dtype
         if self.config.tied:
-            return product("bld,vd->blv", hidden, self.embed.embedding[...], dtype)
-        return product("bld,dv->blv", hidden, self.lm_head.kernel[...], dtype)
+            return product("...d,vd->...v", hidden, self.embed.embedding[...], dtype)
+        return product("...d,dv->...v", hidden, self.lm_head.kernel[...], dtype)

@@ -34,13 +34,10 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Float[Array, "*batch ins"]) -> Float[Array, "*batch outs"]:
         """Maps the last axis."""
-        # One axis of rows: for the gradient of a kernel's factors, which sums over them, XLA:CPU
-        # would transpose what two axes belong to, and compute it anew as it does.
-        rows = x.reshape(-1, x.shape[-1])
-        outs = product("ti,io->to", rows, self.kernel[...], self.dtype)
+        outs = product("...i,io->...o", x, self.kernel[...], self.dtype)
         if self.bias is not None:
             outs = outs + self.bias[...]
-        return outs.astype(self.dtype).reshape(*x.shape[:-1], -1)
+        return outs.astype(self.dtype)
 
 
 class LayerNorm(nnx.Module):

@@ -23,7 +23,8 @@ def product(
 
     Args:
         spec: the contraction in einsum notation, for example `"...i,io->...o"`; an axis that is
-            kept is one of the left operand, of the right one, or of both.
+            kept is one of the left operand, of the right one, or of both. `...` of the left
+            operand alone are rows, which are multiplied as one axis.
         x: the left operand.
         y: the right operand.
         dtype: name of the type both operands are cast to, such as `"bfloat16"`.
@@ -34,6 +35,12 @@ def product(
     >>> product("bi,io->bo", jnp.ones((2, 3)), jnp.ones((3, 4)), "bfloat16").dtype
     dtype('float32')
     """
+    if spec.count("...") == 2:
+        # For the gradient of a kernel's factors, which sums over rows, XLA:CPU would transpose what
+        # two axes of them belong to, and compute it anew as it does.
+        rows = x.ndim - (spec.index(",") - len("..."))
+        outs = product(spec.replace("...", "R"), x.reshape(-1, *x.shape[rows:]), y, dtype)
+        return outs.reshape(*x.shape[:rows], *outs.shape[1:])
     x, y = x.astype(dtype), y.astype(dtype)
     left, right, out = _labels(spec, x.ndim, y.ndim)
     natural = _natural_order(left, right, out)

@@ -188,5 +188,5 @@ class T5(nnx.Module):
         if self.config.scale_hidden:
             hidden = hidden * self.config.dim**-0.5
         if self.config.tied:
-            return product("bld,vd->blv", hidden, self.embed.embedding[...], dtype)
-        return product("bld,dv->blv", hidden, self.lm_head.kernel[...], dtype)
+            return product("...d,vd->...v", hidden, self.embed.embedding[...], dtype)
+        return product("...d,dv->...v", hidden, self.lm_head.kernel[...], dtype)

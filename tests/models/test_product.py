@@ -84,3 +84,10 @@ def test_other_types_multiply_as_they_are(dtype, total):
     x = jnp.ones((2, 2))
     lowered = jax.jit(lambda x: product("ij,jk->ik", x, x, dtype)).lower(x)
     assert types(products(lowered)) == {(short, short, total)}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("lead", [(), (3,), (2, 3), (0, 3)])
+def test_rows_of_any_axes_come_back_in_place(lead, dtype):
+    x, w = jnp.ones((*lead, 4)), jnp.ones((4, 5))
+    np.testing.assert_array_equal(product("...i,io->...o", x, w, dtype), np.full((*lead, 5), 4))
