@@ -12,7 +12,7 @@ from lora_jax.hub.quantized import as_quantization
 from lora_jax.hub.tokenizer import Tokenizer
 from lora_jax.models import build, gpt3_config
 from lora_jax.models.gpt2 import GPT3_SIZES
-from lora_jax.nearest import nearest
+from lora_jax.nearest import name_nearest
 from lora_jax.quantization import accept_quantized
 from lora_jax.quantization import quantize as quantize_params
 
@@ -73,10 +73,10 @@ def _find(model: str | Path | Mapping[str, Any], **options: Any) -> tuple[Any, P
         header = llama2c.open_file(directory, None).header
         return make_config(llama2c.config_fields(header), directory, **options), nowhere
     if not directory.is_dir():
-        near = nearest(str(model), PUBLISHED_SHAPES, 2)
         raise ValueError(
             f"no directory {str(model)!r}, and no published shape of that name; nearest: "
-            f"{', '.join(near)}; a dict with the fields of a config.json describes a model too"
+            f"{name_nearest(str(model), PUBLISHED_SHAPES, 2)}; a dict with the fields of a "
+            "config.json describes a model too"
         )
     file = directory / "config.json"
     return make_config(read_json(file), file, **options), directory
