@@ -120,11 +120,10 @@ def main(config: ConfigDict, workdir: Path | None) -> None:
         console.print(f"ranks of equal latency: {ranks['latency']}")
 
     # ---- Learning rates: by the loss on the validation part, at equal rank
-    log = Log(workdir / "metrics.jsonl", console)
-    trainer = Trainer(config, subject, lifts, log)
     choices = [(name, config.method.rank) for name in sets] + [(name, 0) for name in compared]
     choices = [choice for choice in choices if choice[0] not in rates]
-    with log.explained():
+    with Log.explained(workdir / "metrics.jsonl", console) as log:
+        trainer = Trainer(config, subject, lifts, log)
         trainer.train(
             [
                 Run(name, rank, rate, seed, "validation")

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 from ml_collections import ConfigDict
@@ -90,6 +90,17 @@ class Log:
         self.runs = {run: rows for run, rows in found.items() if "loss" not in rows[-1]}
         write_text(path, "".join(_lines(run, rows) for run, rows in self.runs.items()))
 
+    @classmethod
+    @contextlib.contextmanager
+    def explained(cls, path: Path, console: Console) -> Iterator[Self]:
+        """Opens the log, and says where finished runs are, if the study is stopped."""
+        try:
+            yield cls(path, console)
+        except (SystemExit, KeyboardInterrupt):
+            said = f"Finished runs are in {path}: the same command goes on from there."
+            console.print(said, markup=False)
+            raise
+
     def add(self, run: Run, losses: Sequence[float | None], evaluation: dict[str, float]) -> None:
         """Adds a finished run."""
         steps = enumerate(losses, start=1)
@@ -103,15 +114,6 @@ class Log:
     def say(self, text: str) -> None:
         """Prints a line."""
         self._console.print(text, markup=False)
-
-    @contextlib.contextmanager
-    def explained(self) -> Iterator[None]:
-        """Says where finished runs are, if the study is stopped."""
-        try:
-            yield
-        except (SystemExit, KeyboardInterrupt):
-            self.say(f"Finished runs are in {self._path}: the same command goes on from there.")
-            raise
 
 
 class Trainer:
