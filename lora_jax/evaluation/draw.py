@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, Int, UInt32
 
 
@@ -38,32 +39,41 @@ def draw(
     Returns:
         Token ids, and their log probabilities by the model, before temperature and filters.
     """
-    tokens = jax.vmap(_draw_row)(logits, drawing, steps).astype(jnp.int32)
+    draws = drawing.temperature > 0
+    likeliest = logits.argmax(axis=1).astype(jnp.int32)
+    drawn = lax.cond(draws.any(), _draw, lambda *_: likeliest, logits, drawing, steps)
+    tokens = jnp.where(draws, drawn, likeliest)
     chosen = jnp.take_along_axis(logits, tokens[:, None], axis=1)[:, 0]
     return tokens, chosen - jax.nn.logsumexp(logits, axis=1)
 
 
-def _draw_row(
-    logits: Float[Array, " vocab"], drawing: Drawing, step: Int[Array, ""]
-) -> Int[Array, ""]:
-    # The chain of `generate`: a key for each prompt, for each text of it, for each token.
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(drawing.seed), 0), step)
-    scaled = logits / jnp.where(drawing.temperature > 0, drawing.temperature, 1.0)
-    drawn = jax.random.categorical(key, _keep_top_p(_keep_top_k(scaled, drawing), drawing))
-    return jnp.where(drawing.temperature > 0, drawn, logits.argmax())
+def _draw(
+    logits: Float[Array, "rows vocab"], drawing: Drawing, steps: Int[Array, " rows"]
+) -> Int[Array, " rows"]:
+    draws = drawing.temperature > 0
+    scaled = logits / jnp.where(draws, drawing.temperature, 1.0)[:, None]
+    # The order of a vocabulary takes longer to find than all of a small model: only if it is asked.
+    filters = draws & ((drawing.top_k > 0) | (drawing.top_p < 1))
+    kept = lax.cond(filters.any(), jax.vmap(_keep), lambda scaled, _: scaled, scaled, drawing)
+    return jax.vmap(_draw_row)(kept, drawing.seed, steps).astype(jnp.int32)
 
 
-def _keep_top_k(logits: Float[Array, " vocab"], drawing: Drawing) -> Float[Array, " vocab"]:
+def _keep(logits: Float[Array, " vocab"], drawing: Drawing) -> Float[Array, " vocab"]:
+    """Keeps the top_k, and of those the top_p; -inf for the others."""
     size = logits.shape[0]
-    count = jnp.where(drawing.top_k > 0, jnp.minimum(drawing.top_k, size), size)
-    lowest = jnp.sort(logits)[size - count]
-    return jnp.where(logits < lowest, -jnp.inf, logits)
-
-
-def _keep_top_p(logits: Float[Array, " vocab"], drawing: Drawing) -> Float[Array, " vocab"]:
     order = jnp.argsort(logits)
     ascending = logits[order]
+    count = jnp.where(drawing.top_k > 0, jnp.minimum(drawing.top_k, size), size)
+    ascending = jnp.where(ascending < ascending[size - count], -jnp.inf, ascending)
     below = jnp.cumsum(jax.nn.softmax(ascending))
-    dropped = (below <= 1 - drawing.top_p).at[-1].set(False)  # one is always left
-    kept = logits.at[order].set(jnp.where(dropped, -jnp.inf, ascending))
-    return jnp.where(drawing.top_p < 1, kept, logits)
+    dropped = (drawing.top_p < 1) & (below <= 1 - drawing.top_p)
+    dropped = dropped.at[-1].set(False)  # one is always left
+    return logits.at[order].set(jnp.where(dropped, -jnp.inf, ascending))
+
+
+def _draw_row(
+    logits: Float[Array, " vocab"], seed: UInt32[Array, ""], step: Int[Array, ""]
+) -> Int[Array, ""]:
+    # The chain of `generate`: a key for each prompt, for each text of it, for each token.
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 0), step)
+    return jax.random.categorical(key, logits)

@@ -185,7 +185,8 @@ class Engine:
             if text is None and self._queue:
                 events += self._start(row)
         if self.running:
-            self._batch, tokens, logprobs = self._advance(self.pool.params, self._batch)
+            busy = np.array([text is not None for text in self._rows])
+            self._batch, tokens, logprobs = self._advance(self.pool.params, self._batch, busy)
             pairs = zip(np.asarray(tokens).tolist(), np.asarray(logprobs).tolist(), strict=True)
             for row, (token, logprob) in enumerate(pairs):
                 if self._rows[row] is not None:

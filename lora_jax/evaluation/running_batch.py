@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from lora_jax.adapters import AdapterPool
 from lora_jax.evaluation.draw import Drawing, draw
@@ -56,12 +56,15 @@ def admit(
 
 
 def advance(
-    apply: Callable[..., Any], config: Any, params: Any, batch: Batch
+    apply: Callable[..., Any], config: Any, params: Any, batch: Batch, busy: Bool[Array, " rows"]
 ) -> tuple[Batch, Int[Array, " rows"], Float[Array, " rows"]]:
-    """Writes one token of every row; those of free rows mean nothing."""
+    """Writes one token of every row; those of rows that are not busy mean nothing."""
     variables = {"params": params, "factors": batch.factors}
     logits, caches = read_token(apply, config, variables, batch.last, batch.caches)
-    tokens, logprobs = draw(logits, batch.drawing, batch.steps)
+    # Nothing is drawn for a row that its text has left, though its settings are still there.
+    temperature = jnp.where(busy, batch.drawing.temperature, 0)
+    drawing = batch.drawing._replace(temperature=temperature)
+    tokens, logprobs = draw(logits, drawing, batch.steps)
     batch = batch._replace(caches=caches, last=tokens, steps=batch.steps + 1)
     return batch, tokens, logprobs
 
