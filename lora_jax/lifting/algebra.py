@@ -31,17 +31,30 @@ Origin = frozenset[tuple[str, int]]  # axes of the original weights that a view'
 
 @dataclasses.dataclass(frozen=True)
 class Factor:
-    """An array whose axes are labelled."""
+    """An array whose axes are labelled.
+
+    Attributes:
+      array: its entries.
+      axes: a label for each of its axes.
+      stride: of a part of an axis; None elsewhere. The array, of axes ``(axis, part)``, is then 1
+        where ``index // stride % size == part``, and 0 elsewhere: products with all parts of an
+        axis only split it, or join it again.
+    """
 
     array: Any
     axes: tuple[Label, ...]
+    stride: int | None = None
 
     def with_axes(self, new: Mapping[Any, Label]) -> Factor:
         """The same array with weight axes renamed; hidden axes keep their names."""
-        return Factor(self.array, tuple(new.get(axis, axis) for axis in self.axes))
+        return dataclasses.replace(self, axes=tuple(new.get(axis, axis) for axis in self.axes))
+
+    def with_array(self, array: Any) -> Factor:
+        """The same axes, and the same entries placed, cast or traced otherwise."""
+        return dataclasses.replace(self, array=array)
 
     def astype(self, dtype: Any) -> Factor:
-        return Factor(self.array.astype(dtype), self.axes)
+        return self.with_array(self.array.astype(dtype))
 
     def has(self, *axes: Label) -> bool:
         return any(axis in self.axes for axis in axes)
@@ -161,7 +174,7 @@ class AdaptedWeight:
 
 
 for _cls, _data, _meta in (
-    (Factor, ["array"], ["axes"]),
+    (Factor, ["array"], ["axes", "stride"]),
     (Dropout, ["key", "keep"], []),
     (Watch, ["parts", "rows"], ["normalise"]),
     (Delta, ["terms", "gain", "dropout", "watch"], []),
@@ -217,12 +230,15 @@ def contract(
     size = dict(sizes)
     for factor in factors:
         size.update(zip(factor.axes, factor.array.shape, strict=True))
-    done, *todo = (factor.astype(dtype) for factor in factors)
+    parts = split_axes(factors)
+    done, *todo = (factor.astype(dtype) for factor in _without_parts(factors, parts))
+    done, split_out = _split(done, parts, size), _in_parts(out, parts)
     while todo:
-        after = [_labels_needed(done, todo, i, out) for i in range(len(todo))]
+        after = [_labels_needed(done, todo, i, split_out) for i in range(len(todo))]
         i = min(range(len(todo)), key=lambda i: math.prod(size[label] for label in after[i]))
         done = _multiply(done.astype(dtype), todo.pop(i), after[i], accumulate, precision)
-    return _arrange(done, out, size).astype(accumulate)
+    array = _arrange(done, split_out, size)
+    return lax.reshape(array, [size[label] for label in out]).astype(accumulate)
 
 
 def form(term: Term, shape: Sequence[int], *, dtype: Any, precision: Any = None) -> jax.Array:
@@ -233,8 +249,10 @@ def form(term: Term, shape: Sequence[int], *, dtype: Any, precision: Any = None)
     size: dict[Any, int] = dict(enumerate(shape))
     for factor in term:
         size.update(zip(factor.axes, factor.array.shape, strict=True))
-    out = tuple(range(len(shape)))
-    todo = [factor.astype(dtype) for factor in sorted(term, key=lambda f: -len(f.axes))]
+    parts = split_axes(term)
+    out = _in_parts(range(len(shape)), parts)
+    factors = sorted(_without_parts(term, parts), key=lambda factor: -len(factor.axes))
+    todo = [factor.astype(dtype) for factor in factors]
     while len(todo) > 1:
         after = {}
         for i, j in itertools.combinations(range(len(todo)), 2):
@@ -243,13 +261,42 @@ def form(term: Term, shape: Sequence[int], *, dtype: Any, precision: Any = None)
         i, j = min(after, key=lambda pair: math.prod(size[label] for label in after[pair]))
         second = todo.pop(j)
         todo.insert(i, _multiply(todo.pop(i), second, after[i, j], dtype, precision))
-    return _arrange(todo[0], out, size)
+    return lax.reshape(_arrange(todo[0], out, size), shape)
 
 
 def is_entangled(term: Term, summed: Sequence[int], batch: Sequence[int]) -> bool:
     """Whether two factors share a summed axis, so that ΔW itself is cheaper than x with either."""
-    sides = [set(factor.axes) - set(batch) for factor in term]
+    parts = split_axes(term)
+    sides = [set(factor.axes) - set(batch) for factor in _without_parts(term, parts)]
     return any(sum(axis in side and len(side) > 1 for side in sides) > 1 for axis in summed)
+
+
+def split_axes(factors: Sequence[Factor]) -> dict[Label, tuple[Label, ...]]:
+    """The axes that factors split into parts, as nothing but a reshape does, and those parts."""
+    found: dict[Label, tuple[Label, ...]] = {}
+    for axis in {factor.axes[0] for factor in factors if factor.stride is not None}:
+        tables = [factor for factor in factors if factor.stride is not None and factor.has(axis)]
+        tables.sort(key=lambda factor: -(factor.stride or 0))
+        shapes = [factor.array.shape for factor in tables]
+        if math.prod(parts for _, parts in shapes) == shapes[0][0]:  # all of them, and once
+            found[axis] = tuple(factor.axes[1] for factor in tables)
+    return found
+
+
+def _without_parts(factors: Sequence[Factor], parts: Mapping[Label, Any]) -> list[Factor]:
+    return [f for f in factors if f.stride is None or f.axes[0] not in parts]
+
+
+def _in_parts(labels: Sequence[Label], parts: Mapping[Label, tuple[Label, ...]]) -> list[Label]:
+    return [part for label in labels for part in parts.get(label, (label,))]
+
+
+def _split(
+    factor: Factor, parts: Mapping[Label, tuple[Label, ...]], size: Mapping[Any, int]
+) -> Factor:
+    """Splits the axes of an activation, or of a weight."""
+    axes = _in_parts(factor.axes, parts)
+    return Factor(lax.reshape(factor.array, [size[label] for label in axes]), tuple(axes))
 
 
 def _labels_needed(done: Factor, todo: list[Factor], i: int, out: Sequence[Label]) -> list[Label]:
@@ -262,11 +309,12 @@ def _multiply(
     x: Factor, y: Factor, keep: Sequence[Label], accumulate: Any, precision: Any
 ) -> Factor:
     """One product: shared labels are batched if kept, else summed."""
-    if not y.axes:
-        return Factor(x.array * y.array, x.axes)
     shared = [label for label in x.axes if label in y.axes]
     batch = [label for label in shared if label in keep]
     summed = [label for label in shared if label not in keep]
+    if len(batch) == len(y.axes):  # y scales x; its gradient as a product would transpose x
+        size = dict(zip(x.axes, x.array.shape, strict=True))
+        return Factor(x.array.astype(accumulate) * _arrange(y, x.axes, size), x.axes)
     axes = (
         *batch,
         *(label for label in x.axes if label not in shared),

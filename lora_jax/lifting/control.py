@@ -164,9 +164,10 @@ class _ScannedWeight:
         base, sliced = values
         arrays = iter(sliced)
         factors = [
-            Factor(
-                next(arrays) if factor.has(0) else factor.array,
-                tuple(a - 1 if isinstance(a, int) else a for a in factor.axes if a != 0),
+            dataclasses.replace(
+                factor,
+                array=next(arrays) if factor.has(0) else factor.array,
+                axes=tuple(a - 1 if isinstance(a, int) else a for a in factor.axes if a != 0),
             )
             for factor in self._factors
         ]
@@ -225,7 +226,7 @@ def _weight_specs(weight: AdaptedWeight, spec: PartitionSpec) -> AdaptedWeight:
 
     def factor_spec(factor: Factor) -> Factor:
         axes = [entries[axis] if isinstance(axis, int) else None for axis in factor.axes]
-        return Factor(PartitionSpec(*axes), factor.axes)
+        return factor.with_array(PartitionSpec(*axes))
 
     return dataclasses.replace(
         weight, base=PartitionSpec(*entries), delta=weight.delta.map(factor_spec)

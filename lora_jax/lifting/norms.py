@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,7 +61,7 @@ def _norm_by_layer(base: Any, terms: Sequence[Term], kept: Sequence[int]) -> jax
 def _without_layer(factor: Factor, array: Any) -> Factor:
     """The factor of one layer, whose weight has one axis less."""
     axes = (axis - 1 if isinstance(axis, int) else axis for axis in factor.axes if axis != 0)
-    return Factor(array, tuple(axes))
+    return dataclasses.replace(factor, array=array, axes=tuple(axes))
 
 
 def _renamed(factor: Factor) -> Factor:

@@ -38,7 +38,7 @@ def each_axis(fn: Callable[[jax.Array, int, int], jax.Array]) -> Callable[[Facto
         for dimension, axis in enumerate(factor.axes):
             if isinstance(axis, int):
                 array = fn(array, dimension, axis)
-        return Factor(array, factor.axes)
+        return factor if array is factor.array else Factor(array, factor.axes)
 
     return move
 
@@ -67,6 +67,8 @@ def squeeze(weight: AdaptedWeight, params: dict[str, Any]) -> Moved:
 def drop_axes(factor: Factor, gone: set[int]) -> Factor:
     """Removes axes of size one."""
     dimensions = [i for i, axis in enumerate(factor.axes) if axis in gone]
+    if not dimensions:
+        return factor
     axes = tuple(axis for axis in factor.axes if axis not in gone)
     return Factor(lax.squeeze(factor.array, dimensions), axes)
 
@@ -154,7 +156,12 @@ def slice_(weight: AdaptedWeight, params: dict[str, Any]) -> Moved:
     """Slices the factors that hold a sliced axis."""
     start, limit = params["start_indices"], params["limit_indices"]
     stride = params["strides"] or (1,) * weight.ndim
-    part = lambda array, i, axis: lax.slice_in_dim(array, start[axis], limit[axis], stride[axis], i)
+
+    def part(array: jax.Array, i: int, axis: int) -> jax.Array:
+        if (limit[axis] - start[axis], stride[axis]) == (weight.shape[axis], 1):
+            return array
+        return lax.slice_in_dim(array, start[axis], limit[axis], stride[axis], i)
+
     return weight.delta.map(each_axis(part)), weight.origin
 
 
@@ -197,7 +204,7 @@ def convert_element_type(weight: AdaptedWeight, params: dict[str, Any]) -> Moved
 def reduce_precision(weight: AdaptedWeight, params: dict[str, Any]) -> Moved:
     """Rounds the factors as the model rounds the weight."""
     bits = params["exponent_bits"], params["mantissa_bits"]
-    rounded = lambda factor: Factor(lax.reduce_precision(factor.array, *bits), factor.axes)
+    rounded = lambda factor: factor.with_array(lax.reduce_precision(factor.array, *bits))
     return weight.delta.map_values(rounded), weight.origin
 
 
@@ -208,7 +215,7 @@ def unchanged(weight: AdaptedWeight, params: dict[str, Any]) -> Moved:
 
 def stop_gradient(weight: AdaptedWeight, params: dict[str, Any]) -> Moved:
     """Stops the gradient of the factors too."""
-    stop = lambda factor: Factor(lax.stop_gradient(factor.array), factor.axes)
+    stop = lambda factor: factor.with_array(lax.stop_gradient(factor.array))
     return weight.delta.map_values(stop), weight.origin
 
 
@@ -247,7 +254,7 @@ def reshard(weight: AdaptedWeight, params: dict[str, Any]) -> Moved:
     def move(factor: Factor) -> Factor:
         axes = (entries[axis] if isinstance(axis, int) else None for axis in factor.axes)
         sharding = NamedSharding(mesh, PartitionSpec(*axes))
-        return Factor(jax.sharding.reshard(factor.array, sharding), factor.axes)
+        return factor.with_array(jax.sharding.reshard(factor.array, sharding))
 
     return weight.delta.map(move), weight.origin
 

@@ -22,7 +22,7 @@ from lora_jax.methods.checks import check_alpha, check_dtype, check_rank, check_
 class LoKr:
     """A Kronecker product; the input m·n and the output l·k are split as evenly as may be.
 
-    ΔW is formed where it is used, one layer of a scan at a time, as in PEFT.
+    x·ΔW takes x apart into its m and n: ΔW is not formed, but for sides of several axes.
 
     Attributes:
       rank: of W₂ (and of W₁ if both are decomposed); from half the larger side of W₂ on, W₂ is
@@ -98,7 +98,8 @@ class LoKr:
     def delta(self, arrays: Mapping[str, Any], weight: Weight) -> Delta:
         """``ΔW[(m, n), (l, k)] = (α / r) · w1[m, l] · w2[n, k]``.
 
-        Two factors of zeros and ones for each side say which m and n, l and k an axis stands for.
+        Two factors of zeros and ones for each side say which m and n, l and k an axis stands for;
+        where the side is one axis, products split it.
         """
         (_, n), (_, k) = self._splits(weight)
         batch, windows = weight.batch, weight.windows
@@ -122,9 +123,10 @@ class LoKr:
         sizes = weight.sizes(side)
         index = jnp.arange(math.prod(sizes)).reshape(sizes)
         parts = (index // size, index.size // size), (index % size, size)
+        strides = (size, 1) if len(side) == 1 else (None, None)
         return [
-            Factor(jax.nn.one_hot(part, count, dtype=self.dtype), (*side, name))
-            for (part, count), name in zip(parts, names, strict=True)
+            Factor(jax.nn.one_hot(part, count, dtype=self.dtype), (*side, name), stride)
+            for (part, count), name, stride in zip(parts, names, strides, strict=True)
         ]
 
     def __str__(self) -> str:
