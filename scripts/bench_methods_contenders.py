@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 
 import lora_jax as lora
-from lora_jax import models
+from lora_jax import models, training
+from lora_jax.training import labels
 
 Step = Callable[[], Any]
 
@@ -114,15 +115,19 @@ def make_step(name: str, shape: Shape) -> tuple[Step, int | None]:
         for path, arrays in factors.items()
     }
 
-    def loss(trained: Any, factors: Any, params: Any, ids: jax.Array) -> jax.Array:
+    base = params if shape.scan else training.unstack(params)  # as a step on a CPU takes it
+    nothing = jax.tree.map(lambda _: None, params)
+
+    def loss(trained: Any, factors: Any, base: Any, ids: jax.Array) -> jax.Array:
+        params = labels.join(nothing, base)
         whole = {path: arrays | trained[path] for path, arrays in factors.items()}
         logits = jax.nn.log_softmax(lifted(params, whole, ids)[:, :-1])
         return -jnp.take_along_axis(logits, ids[:, 1:, None], axis=-1).mean()
 
-    program = jax.jit(jax.grad(loss)).lower(trained, factors, params, ids).compile()
+    program = jax.jit(jax.grad(loss)).lower(trained, factors, base, ids).compile()
     analysis = program.memory_analysis()
     temporary = None if analysis is None else int(analysis.temp_size_in_bytes)
-    step = lambda: jax.block_until_ready(program(trained, factors, params, ids))
+    step = lambda: jax.block_until_ready(program(trained, factors, base, ids))
     step()
     return step, temporary
 
