@@ -24,7 +24,7 @@ import lora_jax as lora
 from experiments.decoder import load_decoder
 from experiments.launch import launch
 from experiments.settings import listed
-from lora_jax import hub, training
+from lora_jax import hub, models, training
 from lora_jax.evaluation import Engine, TextRequest
 from lora_jax.reports import installed_versions, write_results
 
@@ -153,9 +153,8 @@ def make_engine(config: ConfigDict, model: hub.Pretrained) -> Engine:
     """The engine over an empty pool."""
     method = (lora.DoRA if config.pool.dora else lora.LoRA)(config.pool.rank)
     ids = jax.ShapeDtypeStruct((1, 2), "int32")
-    lifted = lora.lift(
-        model.apply, model.params, ids, method=method, targets=tuple(config.pool.targets)
-    )
+    shapes = jax.eval_shape(models.restack, model.params)
+    lifted = lora.lift(model.apply, shapes, ids, method=method, targets=tuple(config.pool.targets))
     pool = lora.AdapterPool(lifted, model.params, slots=config.pool.slots)
     return Engine(pool, model.config, **config.engine)
 

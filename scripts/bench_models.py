@@ -116,17 +116,18 @@ def ours_on(model: hub.Pretrained, ids: np.ndarray, shape: Shape) -> Contender:
     """Our model."""
     # No text may end early: the work would differ.
     config = dataclasses.replace(model.config, eos_ids=())
+    params = model.params if model.config.scan else models.unstack(model.params)
 
     @jax.jit
     def read(params: Any, ids: Any) -> Any:
         cache = models.new_cache(config, shape.batch, shape.prompt + shape.new)
-        return model.apply(params, ids, cache=cache, outputs="last")
+        return model.apply(models.restack(params), ids, cache=cache, outputs="last")
 
     def write() -> np.ndarray:
-        made = generate(model.apply, model.params, ids, config=config, max_new_tokens=shape.new)
+        made = generate(model.apply, params, ids, config=config, max_new_tokens=shape.new)
         return np.asarray(made.tokens)
 
-    return Contender(lambda: jax.block_until_ready(read(model.params, ids)), write)
+    return Contender(lambda: jax.block_until_ready(read(params, ids)), write)
 
 
 def theirs_on(model: Any, ids: np.ndarray, shape: Shape, dtype: str) -> Contender:

@@ -122,10 +122,12 @@ def make_engine(shape: Shape, directory: Path) -> tuple[Engine, hub.Pretrained]:
     config.pool.update(rank=RANK, slots=shape.adapters)
     config.engine.update(rows=shape.rows, room=shape.prompt + shape.new)
     config.engine.prompt_lengths = (shape.prompt,)
-    model = hub.load_model(directory / "base", scan=False)
+    config.model = str(directory / "base")
+    model = serve.load(config)
     engine = serve.make_engine(config, model)
+    stacks = models.restack(model.params)
     for name in adapter_names(shape):
-        found = hub.lift_peft(directory / "adapters" / name, model.apply, model.params, IDS)
+        found = hub.lift_peft(directory / "adapters" / name, model.apply, stacks, IDS)
         engine.pool.add(name, *found)
     serve.warm_up(engine)
     return engine, model

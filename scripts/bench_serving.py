@@ -79,12 +79,13 @@ def make_ours(shape: Shape) -> tuple[dict[str, Callable[[], Any]], lora.AdapterP
     config = shape.model
     apply = models.build(config).apply
     init = lambda key: jax.tree.map(lambda x: x.astype(shape.dtype), models.init(config, key))
-    params = jax.jit(init)(jax.random.key(0))
+    stacks = jax.jit(init)(jax.random.key(0))
     ids = jax.random.randint(jax.random.key(1), (shape.rows, shape.prompt), 0, config.vocab_size)
     abstract = jax.ShapeDtypeStruct(ids.shape, ids.dtype)
-    lifted = lora.lift(apply, params, abstract, method=lora.LoRA(RANK), targets=lora.ALL_LINEAR)
+    lifted = lora.lift(apply, stacks, abstract, method=lora.LoRA(RANK), targets=lora.ALL_LINEAR)
+    shapes = jax.eval_shape(lifted.init, jax.random.key(0), stacks)
+    params = models.unstack(stacks)
     pool = lora.AdapterPool(lifted, params, slots=shape.rows)
-    shapes = jax.eval_shape(lifted.init, jax.random.key(0), params)
     adapters = [random_like(i, shapes) for i in range(shape.rows)]
     for i, factors in enumerate(adapters):
         pool.add(str(i), lifted, factors)

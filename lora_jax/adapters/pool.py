@@ -15,6 +15,7 @@ from lora_jax.adapters.low_rank import weights_by_path
 from lora_jax.adapters.route import Routed, gather
 from lora_jax.adapters.slots import Arrays, check_fits, fill, gains, host_arrays, slotted
 from lora_jax.lifting import Lifted
+from lora_jax.models import restack
 from lora_jax.nearest import nearest
 
 Factors = Mapping[str, Mapping[str, Any]]
@@ -30,7 +31,7 @@ class AdapterPool:
     Args:
       lifted: what the largest adapter may be: its targets are the union of all targets, with
         `LoRA` of the largest rank at each; with `DoRA` where adapters may be LoRA or DoRA.
-      params: the frozen params.
+      params: the frozen params, or their layers apart (`models.unstack`).
       slots: how many adapters the device holds at once, at least 1.
 
     Raises:
@@ -196,24 +197,25 @@ class AdapterPool:
         """Compiles what later only runs: writing a slot, and DoRA's gains."""
         self._gather = jax.jit(gather)
         self._put = jax.jit(_put, donate_argnums=0).lower(self._slots, blank, np.int32(0)).compile()
-        weights = weights_by_path(self.params)
-        self._weights = {site.path: weights[site.path] for site in self._lifted.sites}
         self._magnitudes = {path: own["gain"] for path, own in blank.items() if "gain" in own}
         if self._magnitudes:
-            compute = jax.jit(functools.partial(gains, self._lifted))
-            self._gains = compute.lower(self._weights, blank, self._magnitudes).compile()
+            compute = jax.jit(functools.partial(_gains, self._lifted))
+            self._gains = compute.lower(self.params, blank, self._magnitudes).compile()
 
     def _with_gains(self, arrays: Arrays) -> Arrays:
         """The arrays of an adapter with gains in place of DoRA's magnitudes."""
         own = {path: site.pop("m") for path, site in arrays.items() if "m" in site}
         if own:
             cast = {path: m.astype(self._magnitudes[path].dtype) for path, m in own.items()}
-            found = self._gains(
-                self._weights, fill(self._lifted, arrays), {**self._magnitudes, **cast}
-            )
+            filled = fill(self._lifted, arrays)
+            found = self._gains(self.params, filled, {**self._magnitudes, **cast})
             for path in own:
                 arrays[path]["gain"] = np.asarray(found[path], np.float32)
         return arrays
+
+
+def _gains(lifted: Lifted, params: Any, filled: Any, magnitudes: Any) -> Any:
+    return gains(lifted, weights_by_path(restack(params)), filled, magnitudes)
 
 
 def _put(slots: Any, filled: Any, slot: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from lora_jax.lifting import Lifted
-from lora_jax.models import Cache, RowCaches, Seq2SeqCache
+from lora_jax.models import Cache, RowCaches, Seq2SeqCache, restack
 
 Factors = Mapping[str, Mapping[str, Any]]
 
@@ -41,7 +41,8 @@ class Routed:
         """What the function returns for each row with its own factors.
 
         Args:
-          params: as the function takes them, shared by all rows.
+          params: as the function takes them, or their layers apart (`models.unstack`); shared by
+            all rows.
           factors: as the lift's, each array with the rows on a first axis (`gather`). Where the
             batch has several times as many rows, as with several texts of each prompt, each row of
             the factors is for that many rows side by side.
@@ -58,6 +59,7 @@ class Routed:
         """
         leaves, tree = jax.tree.flatten((args, kwargs), is_leaf=_is_cache)
         mapped = {i: _by_row(leaf) for i, leaf in enumerate(leaves) if _has_rows(leaf)}
+        params = restack(params)
 
         def one_row(factors: Factors, own: Mapping[int, Any]) -> Any:
             given = [_batch_of_one(own[i]) if i in own else leaf for i, leaf in enumerate(leaves)]

@@ -59,7 +59,8 @@ def generate(
     Args:
         apply: a language model, as `models.build` makes it; or any function of that kind, such as
             `lambda v, *args, **named: lifted(v["params"], v["factors"], *args, **named)`.
-        params: whatever `apply` takes first.
+        params: whatever `apply` takes first; layers may be apart (`models.unstack`), which saves
+            unrolled ones a copy of their weights.
         ids: prompts `[batch, length]`, token ids below `config.vocab_size`.
         mask: 1 for real tokens, 0 for padding, which may be on either side; None: all are real.
         config: the model's config.

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from lora_jax.models import new_cache
+from lora_jax.models import new_cache, restack
 
 
 def start_id(config: Any) -> int | None:
@@ -30,7 +30,7 @@ def read_prompt(
     Args:
         apply: the model.
         config: its config.
-        params: its params.
+        params: its params, or their layers apart (`models.unstack`).
         ids: the prompts, of an encoder–decoder the encoder's.
         mask: 1 for real tokens, 0 for padding.
         cache: what came before; None: nothing did.
@@ -40,6 +40,7 @@ def read_prompt(
     Returns:
         Logits of each row's next token, and the cache.
     """
+    params = restack(params)
     cache = _writable(new_cache(config, len(ids), slots) if cache is None else cache)
     start = start_id(config)
     if start is None:
@@ -56,7 +57,7 @@ def read_token(
     Args:
         apply: the model.
         config: its config.
-        params: its params.
+        params: its params, or their layers apart (`models.unstack`).
         tokens: the token of each row; that of a finished row may be -1, and its logits mean
             nothing.
         cache: what came before.
@@ -64,7 +65,7 @@ def read_token(
     Returns:
         Logits of each row's next token, and the cache.
     """
-    ids = jnp.maximum(tokens, 0)[:, None]
+    params, ids = restack(params), jnp.maximum(tokens, 0)[:, None]
     if start_id(config) is None:
         return apply(params, ids, cache=cache, outputs="last")
     return apply(params, None, None, ids, cache=cache, outputs="last")

@@ -17,6 +17,7 @@ from lora_jax.models.qwen2_5_vl_plan import plan_positions, plan_vision
 from lora_jax.models.registry import FAMILIES, Model, build, init, init_head, new_cache
 from lora_jax.models.t5_cache import Seq2SeqCache
 from lora_jax.models.t5_config import T5Config
+from lora_jax.models.unstack import Unstacked, restack, unstack
 from lora_jax.models.vision import VisionConfig
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "RowCaches",
     "Seq2SeqCache",
     "T5Config",
+    "Unstacked",
     "VisionConfig",
     "build",
     "classify",
@@ -47,4 +49,6 @@ __all__ = [
     "plan_vision",
     "pool",
     "project",
+    "restack",
+    "unstack",
 ]

@@ -15,6 +15,7 @@ from lora_jax import hub
 from lora_jax.adapters import AdapterPool
 from lora_jax.api import lift
 from lora_jax.lifting import Lifted
+from lora_jax.models import restack
 from lora_jax.nearest import nearest
 from lora_jax.serving.directories import AdapterRoot
 from lora_jax.serving.engine_thread import EngineThread
@@ -143,7 +144,7 @@ class Catalog:
                 raise ValueError(said) from error
 
     def _read_files(self, directory: Path) -> tuple[Lifted, Any]:
-        apply, params = self._model.apply, self._model.params
+        apply, params = self._model.apply, restack(self._model.params)
         methods = hub.load_peft_config(directory, apply, params)
         alike = tuple(sorted(methods.items()))
         if alike not in self._lifts:  # tracing the model takes most of the time

@@ -1,5 +1,6 @@
 """Training: one label tree, one jitted step, one loop, and runs that resume bit for bit."""
 
+from lora_jax.models import Unstacked, unstack
 from lora_jax.training.adapter_files import read_adapter, save_adapter
 from lora_jax.training.average import averaged
 from lora_jax.training.best import Best
@@ -43,7 +44,6 @@ from lora_jax.training.step import make_step
 from lora_jax.training.sweep import Sweep, make_sweep
 from lora_jax.training.sweep_members import Member, make_members
 from lora_jax.training.sweep_train import MemberRun, SweepResult, train_sweep
-from lora_jax.training.unstack import Unstacked, unstack
 from lora_jax.training.workdir import Resume, check_resume, open_workdir, write_json
 
 __all__ = [

@@ -14,8 +14,8 @@ import jax
 from jaxtyping import PyTree
 
 from lora_jax.lifting import path_name
+from lora_jax.models.unstack import stacked
 from lora_jax.nearest import name_nearest
-from lora_jax.training.unstack import stacked
 
 Rule = tuple[str, str | None]
 
@@ -130,7 +130,7 @@ def join(trainable: PyTree, frozen: PyTree) -> PyTree:
 
     Args:
       trainable: the first part.
-      frozen: the second part, also as `unstack.unstack` makes it.
+      frozen: the second part, also as `unstack` makes it.
 
     Returns:
       The whole tree.

@@ -1,4 +1,4 @@
-"""Layers apart train as stacked ones do, and no step copies their weights."""
+"""Layers apart train and write as stacked ones do, and no program copies their weights."""
 
 import functools
 import re
@@ -11,11 +11,13 @@ from golden.case import QUICK
 
 import lora_jax as lora
 from lora_jax import models, training
+from lora_jax.evaluation import generate
+from lora_jax.evaluation.passes import read_token
 from lora_jax.training import language_model
 
 # No other array has the shape of a weight: sizes are chosen apart.
 CONFIG = models.GPT2Config(
-    vocab_size=56, dim=48, layers=3, heads=2, ff_dim=80, positions=12, scan=False
+    vocab_size=56, dim=48, layers=3, heads=2, ff_dim=80, positions=12, scan=False, eos_ids=()
 )
 
 
@@ -55,19 +57,52 @@ def test_layers_apart_make_the_same_steps(kind):
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), *found)
 
 
+def copies(step, *args):
+    """Weights of a layer that a compiled program makes, by whatever means."""
+    text = step.lower(*args).compile().as_text()
+    entry = text[text.index("ENTRY") :]
+    made = re.findall(r"= f32\[(?:1,)?(\d+),(\d+)\]\S* (?!parameter|bitcast)\w+", entry)
+    return sum(
+        (int(rows), int(columns)) in {(48, 48), (48, 80), (80, 48)} for rows, columns in made
+    )
+
+
 def test_only_stacked_layers_are_copied():
-    weights = {(48, 48), (48, 80), (80, 48)}
+    step, *args = run(None, apart=True)
+    assert copies(step, *args) == 0
+    step, *args = run(None, apart=False)
+    assert copies(step, *args) >= 6 * CONFIG.layers
 
-    def copies(apart):
-        """Weights of a layer that the compiled step makes, by whatever means."""
-        step, state, frozen, ids = run(None, apart)
-        text = step.lower(state, frozen, ids).compile().as_text()
-        entry = text[text.index("ENTRY") :]
-        made = re.findall(r"= f32\[(?:1,)?(\d+),(\d+)\]\S* (?!parameter|bitcast)\w+", entry)
-        return sum((int(rows), int(columns)) in weights for rows, columns in made)
 
-    assert copies(apart=True) == 0
-    assert copies(apart=False) >= 6 * CONFIG.layers
+@pytest.mark.parametrize("method", [lora.LoRA(2), lora.DoRA(2)], ids=str)
+def test_texts_of_a_pool_are_the_same_and_their_tokens_copy_no_weights(method):
+    model, stacks = models.build(CONFIG), models.init(CONFIG, jax.random.key(0))
+    ids = jax.random.randint(jax.random.key(1), (2, 4), 0, CONFIG.vocab_size)
+    lifted = lora.lift(model.apply, stacks, ids, method=method, targets=("q_proj", "v_proj"))
+    factors = lifted.init(jax.random.key(2), stacks)
+    factors = jax.tree.map(lambda x: x + jax.random.normal(jax.random.key(3), x.shape), factors)
+    texts, copied = [], []
+    for params in (stacks, models.unstack(stacks)):
+        pool = lora.AdapterPool(lifted, params, slots=1)
+        pool.add("one", lifted, factors)
+        variables = pool.variables(["one", None])
+        made = generate(pool.routed.apply, variables, ids, config=CONFIG, max_new_tokens=8)
+        texts.append(np.asarray(made.tokens))
+        cache = models.new_cache(CONFIG, 2, 12)
+        read = jax.jit(functools.partial(read_token, pool.routed.apply, CONFIG))
+        copied.append(copies(read, variables, ids[:, 0], cache))
+    np.testing.assert_array_equal(*texts)
+    assert (texts[0][0] != texts[0][1]).any()
+    assert copied[0] >= 6 * CONFIG.layers
+    assert copied[1] == 0
+
+
+def test_the_stacks_are_made_again():
+    tree = {"layers": {"w": jnp.arange(6.0).reshape(2, 3)}, "norm": jnp.ones(3)}
+    again = models.restack(models.unstack(tree))
+    assert again["norm"] is tree["norm"]
+    np.testing.assert_array_equal(again["layers"]["w"], tree["layers"]["w"])
+    assert models.restack(tree)["layers"]["w"] is tree["layers"]["w"]
 
 
 def test_the_parts_are_joined_as_they_were():
@@ -80,7 +115,7 @@ def test_the_parts_are_joined_as_they_were():
 
 
 def test_a_tree_without_layers_is_refused():
-    with pytest.raises(ValueError, match=r"no frozen array has a path like .*'norm'"):
+    with pytest.raises(ValueError, match=r"no array has a path like .*'norm'"):
         training.unstack({"norm": jnp.ones(3)})
 
 
