@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,8 @@ from lora_jax.adapters.low_rank import weights_by_path
 from lora_jax.adapters.route import Routed, gather
 from lora_jax.adapters.slots import Arrays, check_fits, fill, gains, host_arrays, slotted
 from lora_jax.lifting import Lifted
-from lora_jax.models import restack
+from lora_jax.models import Unstacked, restack, unstack
+from lora_jax.models.unstack import LAYERS
 from lora_jax.nearest import nearest
 
 Factors = Mapping[str, Mapping[str, Any]]
@@ -31,7 +33,8 @@ class AdapterPool:
     Args:
       lifted: what the largest adapter may be: its targets are the union of all targets, with
         `LoRA` of the largest rank at each; with `DoRA` where adapters may be LoRA or DoRA.
-      params: the frozen params, or their layers apart (`models.unstack`).
+      params: the frozen params, or their layers apart (`models.unstack`), as are then those of the
+        rows' factors.
       slots: how many adapters the device holds at once, at least 1.
 
     Raises:
@@ -195,7 +198,9 @@ class AdapterPool:
 
     def _compile(self, blank: Arrays) -> None:
         """Compiles what later only runs: writing a slot, and DoRA's gains."""
-        self._gather = jax.jit(gather)
+        is_part = lambda leaf: isinstance(leaf, Unstacked)
+        apart = any(map(is_part, jax.tree.leaves(self.params, is_leaf=is_part)))
+        self._gather = jax.jit(_gather_apart if apart else gather)
         self._put = jax.jit(_put, donate_argnums=0).lower(self._slots, blank, np.int32(0)).compile()
         self._magnitudes = {path: own["gain"] for path, own in blank.items() if "gain" in own}
         if self._magnitudes:
@@ -212,6 +217,12 @@ class AdapterPool:
             for path in own:
                 arrays[path]["gain"] = np.asarray(found[path], np.float32)
         return arrays
+
+
+def _gather_apart(slots: Any, rows: Any) -> Any:
+    factors = gather(slots, rows)
+    has_layers = any(re.fullmatch(LAYERS, path) for path in factors)
+    return unstack(factors, axis=1) if has_layers else factors
 
 
 def _gains(lifted: Lifted, params: Any, filled: Any, magnitudes: Any) -> Any:

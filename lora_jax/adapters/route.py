@@ -43,9 +43,10 @@ class Routed:
         Args:
           params: as the function takes them, or their layers apart (`models.unstack`); shared by
             all rows.
-          factors: as the lift's, each array with the rows on a first axis (`gather`). Where the
-            batch has several times as many rows, as with several texts of each prompt, each row of
-            the factors is for that many rows side by side.
+          factors: as the lift's, each array with the rows on a first axis (`gather`), or their
+            layers apart (`models.unstack(factors, axis=1)`). Where the batch has several times as
+            many rows, as with several texts of each prompt, each row of the factors is for that
+            many rows side by side.
           *args: the other arguments of the function. Arrays have the rows on their first axis;
             caches of `models.new_cache` are taken apart by row.
           **kwargs: its other keyword arguments, as `args`.
@@ -59,7 +60,7 @@ class Routed:
         """
         leaves, tree = jax.tree.flatten((args, kwargs), is_leaf=_is_cache)
         mapped = {i: _by_row(leaf) for i, leaf in enumerate(leaves) if _has_rows(leaf)}
-        params = restack(params)
+        params, factors = restack(params), restack(factors)
 
         def one_row(factors: Factors, own: Mapping[int, Any]) -> Any:
             given = [_batch_of_one(own[i]) if i in own else leaf for i, leaf in enumerate(leaves)]

@@ -20,12 +20,13 @@ LAYERS = r"(.*/)?layers/.*"
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Unstacked:
-    """The parts of an array along its first axis."""
+    """The parts of an array along one of its axes."""
 
     parts: tuple[Any, ...]  # arrays, or what stands for them
+    axis: int = dataclasses.field(default=0, metadata={"static": True})
 
 
-def unstack(params: PyTree, stacks: str = LAYERS) -> PyTree:
+def unstack(params: PyTree, stacks: str = LAYERS, *, axis: int = 0) -> PyTree:
     """Gives each layer arrays of its own, for a model with `scan=False` on one device.
 
     Each array is copied: let go of the stacks (`del base`, `del variables`), or their memory is
@@ -34,7 +35,8 @@ def unstack(params: PyTree, stacks: str = LAYERS) -> PyTree:
 
     Args:
       params: of a model; or what `training.init_state` freezes.
-      stacks: a regular expression of the whole paths of arrays whose first axis is the layer.
+      stacks: a regular expression of the whole paths of arrays that have an axis of layers.
+      axis: which one that is.
 
     Returns:
       The tree, with an `Unstacked` in place of each such array.
@@ -51,7 +53,9 @@ def unstack(params: PyTree, stacks: str = LAYERS) -> PyTree:
         raise ValueError(f"no array has a path like {stacks!r}; there are {found[:3]}, …")
 
     def of(path: Any, x: Array) -> Array | Unstacked:
-        return Unstacked(tuple(x)) if re.fullmatch(stacks, _name(path)) else x
+        if not re.fullmatch(stacks, _name(path)):
+            return x
+        return Unstacked(tuple(jnp.moveaxis(x, axis, 0)), axis)
 
     return jax.tree.map_with_path(of, params)
 
@@ -69,7 +73,7 @@ def restack(params: PyTree) -> PyTree:
 
 def stacked(x: Any) -> Any:
     """An array whose parts may lie apart, as one."""
-    return jnp.stack(x.parts) if isinstance(x, Unstacked) else x
+    return jnp.stack(x.parts, x.axis) if isinstance(x, Unstacked) else x
 
 
 def _name(path: Any) -> str:

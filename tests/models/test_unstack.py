@@ -11,7 +11,7 @@ from golden.case import QUICK
 
 import lora_jax as lora
 from lora_jax import models, training
-from lora_jax.evaluation import generate
+from lora_jax.evaluation import Engine, TextRequest, generate
 from lora_jax.evaluation.passes import read_token
 from lora_jax.training import language_model
 
@@ -81,7 +81,7 @@ def test_texts_of_a_pool_are_the_same_and_their_tokens_copy_no_weights(method):
     lifted = lora.lift(model.apply, stacks, ids, method=method, targets=("q_proj", "v_proj"))
     factors = lifted.init(jax.random.key(2), stacks)
     factors = jax.tree.map(lambda x: x + jax.random.normal(jax.random.key(3), x.shape), factors)
-    texts, copied = [], []
+    texts, copied, written = [], [], []
     for params in (stacks, models.unstack(stacks)):
         pool = lora.AdapterPool(lifted, params, slots=1)
         pool.add("one", lifted, factors)
@@ -91,7 +91,12 @@ def test_texts_of_a_pool_are_the_same_and_their_tokens_copy_no_weights(method):
         cache = models.new_cache(CONFIG, 2, 12)
         read = jax.jit(functools.partial(read_token, pool.routed.apply, CONFIG))
         copied.append(copies(read, variables, ids[:, 0], cache))
+        engine = Engine(pool, CONFIG, rows=2, room=12, prompt_lengths=(4,))
+        for row, adapter in zip(ids.tolist(), ("one", None), strict=True):
+            engine.submit(TextRequest(ids=tuple(row), adapter=adapter, max_new_tokens=8))
+        written.append([[event.token for event in events] for events in engine.run().values()])
     np.testing.assert_array_equal(*texts)
+    assert written[0] == written[1] == texts[0].tolist()
     assert (texts[0][0] != texts[0][1]).any()
     assert copied[0] >= 6 * CONFIG.layers
     assert copied[1] == 0
@@ -103,6 +108,10 @@ def test_the_stacks_are_made_again():
     assert again["norm"] is tree["norm"]
     np.testing.assert_array_equal(again["layers"]["w"], tree["layers"]["w"])
     assert models.restack(tree)["layers"]["w"] is tree["layers"]["w"]
+    second = models.unstack(tree, axis=1)["layers"]["w"]
+    assert [part.tolist() for part in second.parts] == [[0, 3], [1, 4], [2, 5]]
+    again = models.restack({"w": second})
+    np.testing.assert_array_equal(again["w"], tree["layers"]["w"])
 
 
 def test_the_parts_are_joined_as_they_were():
