@@ -296,7 +296,9 @@ def _split(
 ) -> Factor:
     """Splits the axes of an activation, or of a weight."""
     axes = _in_parts(factor.axes, parts)
-    return Factor(lax.reshape(factor.array, [size[label] for label in axes]), tuple(axes))
+    whole = [i for i, label in enumerate(factor.axes) if label in parts]
+    array = placement.gather_axes(factor.array, whole)
+    return Factor(lax.reshape(array, [size[label] for label in axes]), tuple(axes))
 
 
 def _labels_needed(done: Factor, todo: list[Factor], i: int, out: Sequence[Label]) -> list[Label]:

@@ -10,7 +10,7 @@ from collections.abc import Hashable, Sequence
 from typing import Any
 
 import jax
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 
 def _spec(array: Any) -> tuple | None:
@@ -34,6 +34,15 @@ def out_sharding(
             spec[label] = entry
             used |= names
     return {"out_sharding": PartitionSpec(*(spec.get(label) for label in out))}
+
+
+def gather_axes(array: jax.Array, axes: Sequence[int]) -> jax.Array:
+    """Brings some axes of `array` to every device whole, so that a reshape may split them."""
+    spec = _spec(array)
+    if spec is None or not any(spec[axis] for axis in axes):
+        return array
+    kept = PartitionSpec(*(None if i in axes else entry for i, entry in enumerate(spec)))
+    return jax.sharding.reshard(array, NamedSharding(jax.typeof(array).sharding.mesh, kept))
 
 
 def place_like(array: jax.Array, other: jax.Array) -> jax.Array:

@@ -1,9 +1,13 @@
 """LoKr takes activations apart instead of forming ΔW, and VeRA scales them instead of a product."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import lora_jax as lora
 from tests.golden.case import QUICK
@@ -41,6 +45,25 @@ def lift(method, name):
     start = lifted.init(jax.random.key(3), params)
     draw = lambda leaf: jax.random.normal(jax.random.key(leaf.size), leaf.shape)
     return params, lifted, jax.tree.map(draw, start)
+
+
+@pytest.mark.parametrize("method", [*METHODS.values(), lora.VeRA(rank=4)], ids=[*METHODS, "VeRA"])
+@pytest.mark.parametrize("spec", [P("data", None), P("data", "model")], ids=str)
+def test_activations_with_shardings_in_their_types_give_the_same(method, spec):
+    params, lifted, factors = lift(method, "plain")
+    x = jnp.concatenate([X, X[:1]])
+    expected = lifted(params, factors, x)
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Explicit,) * 2)
+    with jax.set_mesh(mesh):
+        place = lambda tree, spec: jax.device_put(tree, NamedSharding(mesh, spec))
+        given = place(params, P()), place(factors, P()), place(x, spec)
+        actual = jax.jit(lifted, compiler_options=QUICK)(*given)
+        found = jax.jit(jax.grad(lambda f, p, x: lifted(p, f, x).sum(), 0))(
+            given[1], given[0], given[2]
+        )
+    np.testing.assert_allclose(actual, expected, rtol=2e-5, atol=1e-4)
+    wanted = jax.grad(lambda f: lifted(params, f, x).sum())(factors)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-3), found, wanted)
 
 
 def gradient(lifted, trained=()):
