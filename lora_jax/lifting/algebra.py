@@ -56,6 +56,11 @@ class Factor:
     def astype(self, dtype: Any) -> Factor:
         return self.with_array(self.array.astype(dtype))
 
+    def at_layer(self, array: Any) -> Factor:
+        """The factor for one entry of the weight's first axis, of which `array` is the slice."""
+        axes = tuple(a - 1 if isinstance(a, int) else a for a in self.axes if a != 0)
+        return Factor(array, axes, None if self.has(0) else self.stride)
+
     def has(self, *axes: Label) -> bool:
         return any(axis in self.axes for axis in axes)
 

@@ -164,11 +164,7 @@ class _ScannedWeight:
         base, sliced = values
         arrays = iter(sliced)
         factors = [
-            dataclasses.replace(
-                factor,
-                array=next(arrays) if factor.has(0) else factor.array,
-                axes=tuple(a - 1 if isinstance(a, int) else a for a in factor.axes if a != 0),
-            )
+            factor.at_layer(next(arrays) if factor.has(0) else factor.array)
             for factor in self._factors
         ]
         weight = self._weight

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,19 +48,13 @@ def _norm_by_layer(base: Any, terms: Sequence[Term], kept: Sequence[int]) -> jax
 
     def layer(values: tuple[Any, list[Any]]) -> jax.Array:
         base, arrays = values[0], iter(values[1])
-        own = iter([_without_layer(f, next(arrays) if f.has(0) else f.array) for f in factors])
+        own = iter([f.at_layer(next(arrays) if f.has(0) else f.array) for f in factors])
         own_terms = [tuple(next(own) for _ in term) for term in terms]
         return adapted_norm(base, own_terms, [axis - 1 for axis in kept if axis != 0])
 
     # Recomputed in a backward pass, which would keep the dense layers otherwise.
     norms = lax.map(jax.checkpoint(layer), (base, sliced))
     return jnp.moveaxis(norms, 0, list(kept).index(0))
-
-
-def _without_layer(factor: Factor, array: Any) -> Factor:
-    """The factor of one layer, whose weight has one axis less."""
-    axes = (axis - 1 if isinstance(axis, int) else axis for axis in factor.axes if axis != 0)
-    return dataclasses.replace(factor, array=array, axes=tuple(axes))
 
 
 def _renamed(factor: Factor) -> Factor:

@@ -16,6 +16,12 @@ from tests.lifting import programs
 IN, OUT, ROWS = 12, 20, 7
 X = jax.random.normal(jax.random.key(2), (ROWS, IN))
 
+
+def by_row(w, x):
+    add = lambda y, pair: (y + pair[0][:, None] * pair[1], None)
+    return jax.lax.scan(add, jnp.zeros((ROWS, OUT)), (x.T, w))[0]
+
+
 # Where a view cuts or splits an axis, its parts are products like any other.
 VIEWS = {
     "plain": (lambda w, x: x @ w, (IN, OUT)),
@@ -26,6 +32,12 @@ VIEWS = {
     "by expert": (lambda w, x: jnp.einsum("ti,eio->eto", x, w), (2, IN, OUT)),
     "rows cut off": (lambda w, x: x[:, :8] @ w[:8], (IN, OUT)),
     "outputs cut off": (lambda w, x: x @ w[:, 3:], (IN, OUT)),
+    "a row at a time": (
+        lambda w, x: jax.lax.scan(lambda y, z: (y + z[0][:, None] * z[1], 0), 0 * x @ w, (x.T, w))[
+            0
+        ],
+        (IN, OUT),
+    ),
     "heads": (lambda w, x: jnp.einsum("ti,ihd->thd", x, w.reshape(IN, 4, 5)), (IN, OUT)),
     "backwards": (lambda w, x: x @ w[::-1], (IN, OUT)),
     "stopped": (lambda w, x: x @ jax.lax.stop_gradient(w), (IN, OUT)),
