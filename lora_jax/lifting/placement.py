@@ -36,7 +36,7 @@ def out_sharding(
     return {"out_sharding": PartitionSpec(*(spec.get(label) for label in out))}
 
 
-def gather_axes(array: jax.Array, axes: Sequence[int]) -> jax.Array:
+def gather_axes(array: Any, axes: Sequence[int]) -> Any:
     """Brings some axes of `array` to every device whole, so that a reshape may split them."""
     spec = _spec(array)
     if spec is None or not any(spec[axis] for axis in axes):
