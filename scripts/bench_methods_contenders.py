@@ -14,8 +14,7 @@ import jax
 import jax.numpy as jnp
 
 import lora_jax as lora
-from lora_jax import models, training
-from lora_jax.training import labels
+from lora_jax import models
 
 Step = Callable[[], Any]
 
@@ -115,11 +114,10 @@ def make_step(name: str, shape: Shape) -> tuple[Step, int | None]:
         for path, arrays in factors.items()
     }
 
-    base = params if shape.scan else training.unstack(params)  # as a step on a CPU takes it
-    nothing = jax.tree.map(lambda _: None, params)
+    base = params if shape.scan else models.unstack(params)  # as a step on a CPU takes it
 
     def loss(trained: Any, factors: Any, base: Any, ids: jax.Array) -> jax.Array:
-        params = labels.join(nothing, base)
+        params = models.restack(base)
         whole = {path: arrays | trained[path] for path, arrays in factors.items()}
         logits = jax.nn.log_softmax(lifted(params, whole, ids)[:, :-1])
         return -jnp.take_along_axis(logits, ids[:, 1:, None], axis=-1).mean()

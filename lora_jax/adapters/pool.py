@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import collections
 import functools
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,7 +16,6 @@ from lora_jax.adapters.route import Routed, gather
 from lora_jax.adapters.slots import Arrays, check_fits, fill, gains, host_arrays, slotted
 from lora_jax.lifting import Lifted
 from lora_jax.models import Unstacked, restack, unstack
-from lora_jax.models.unstack import LAYERS
 from lora_jax.nearest import nearest
 
 Factors = Mapping[str, Mapping[str, Any]]
@@ -200,7 +198,8 @@ class AdapterPool:
         """Compiles what later only runs: writing a slot, and DoRA's gains."""
         is_part = lambda leaf: isinstance(leaf, Unstacked)
         apart = any(map(is_part, jax.tree.leaves(self.params, is_leaf=is_part)))
-        self._gather = jax.jit(_gather_apart if apart else gather)
+        stacks = {site.path for site in self._lifted.sites if apart and site.weight.batch}
+        self._gather = jax.jit(functools.partial(_gather, stacks))
         self._put = jax.jit(_put, donate_argnums=0).lower(self._slots, blank, np.int32(0)).compile()
         self._magnitudes = {path: own["gain"] for path, own in blank.items() if "gain" in own}
         if self._magnitudes:
@@ -219,10 +218,12 @@ class AdapterPool:
         return arrays
 
 
-def _gather_apart(slots: Any, rows: Any) -> Any:
-    factors = gather(slots, rows)
-    has_layers = any(re.fullmatch(LAYERS, path) for path in factors)
-    return unstack(factors, axis=1) if has_layers else factors
+def _gather(stacks: Collection[str], slots: Any, rows: Any) -> Any:
+    """The factors of each row; those of `stacks` with their layers apart."""
+    return {
+        path: unstack(own, ".*", axis=1) if path in stacks else own
+        for path, own in gather(slots, rows).items()
+    }
 
 
 def _gains(lifted: Lifted, params: Any, filled: Any, magnitudes: Any) -> Any:

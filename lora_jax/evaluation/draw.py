@@ -52,7 +52,7 @@ def _draw(
 ) -> Int[Array, " rows"]:
     draws = drawing.temperature > 0
     scaled = logits / jnp.where(draws, drawing.temperature, 1.0)[:, None]
-    # The order of a vocabulary takes longer to find than all of a small model: only if it is asked.
+    # On a CPU the order of a vocabulary takes long to find: only where a row asks for it.
     filters = draws & ((drawing.top_k > 0) | (drawing.top_p < 1))
     kept = lax.cond(filters.any(), jax.vmap(_keep), lambda scaled, _: scaled, scaled, drawing)
     return jax.vmap(_draw_row)(kept, drawing.seed, steps).astype(jnp.int32)

@@ -144,16 +144,17 @@ class Catalog:
                 raise ValueError(said) from error
 
     def _read_files(self, directory: Path) -> tuple[Lifted, Any]:
-        apply, params = self._model.apply, restack(self._model.params)
-        methods = hub.load_peft_config(directory, apply, params)
+        apply, params = self._model.apply, self._model.params
+        shapes = jax.eval_shape(restack, params)
+        methods = hub.load_peft_config(directory, apply, shapes)
         alike = tuple(sorted(methods.items()))
         if alike not in self._lifts:  # tracing the model takes most of the time
             ids = jax.ShapeDtypeStruct((1, 2), "int32")
-            self._lifts[alike] = lift(apply, params, ids, targets=methods)
+            self._lifts[alike] = lift(apply, shapes, ids, targets=methods)
             if len(self._lifts) > _LIFTS:
                 self._lifts.pop(next(iter(self._lifts)))
         lifted = self._lifts[alike]
-        return lifted, hub.load_peft(directory, lifted, params=params)
+        return lifted, hub.load_peft(directory, lifted, params=restack(params))
 
     def _check_name(self, name: str, replace: bool) -> None:
         if len(name) > 128 or not _NAME.fullmatch(name):
