@@ -295,7 +295,7 @@ def main() -> None:
     shape = Shape(batch=options.batch, length=options.length)
     if options.model:
         jax.config.update("jax_num_cpu_devices", options.devices)
-        base = hub.load_model(options.model, dtype="float32")
+        base = hub.load_model(options.model, dtype="float32", scan=False)
         members = make_members(options.most, options.steps)
         found = train_together(base, shape, members, options.steps, options.devices, options.chunk)
         print(json.dumps(found))
@@ -307,7 +307,7 @@ def main() -> None:
 
         torch.set_num_threads(os.cpu_count() or 1)
     with saved_model(shape) as directory:
-        base = hub.load_model(directory, dtype="float32")
+        base = hub.load_model(directory, dtype="float32", scan=False)
         alone: list[Timed] = []
         theirs: list[Timed] = []
         for member in make_members(options.most, options.steps):

@@ -322,6 +322,7 @@ def _multiply(
     if len(batch) == len(y.axes):  # y scales x; its gradient as a product would transpose x
         size = dict(zip(x.axes, x.array.shape, strict=True))
         return Factor(x.array.astype(accumulate) * _arrange(y, x.axes, size), x.axes)
+    y = _narrow_first(y, batch, summed)
     axes = (
         *batch,
         *(label for label in x.axes if label not in shared),
@@ -337,6 +338,22 @@ def _multiply(
         **placement.out_sharding(x.array, x.axes, y.array, y.axes, axes),
     )
     return Factor(array, axes)
+
+
+def _narrow_first(y: Factor, batch: Sequence[Label], summed: Sequence[Label]) -> Factor:
+    """A factor into fewer dimensions with these before those that are summed.
+
+    Its gradient is then computed with the narrow operand on the left, on a CPU in a tenth of the
+    time. The barrier keeps XLA from turning that product round to spare the transposition.
+    """
+    free = [label for label in y.axes if label not in summed]
+    size = dict(zip(y.axes, y.array.shape, strict=True))
+    count = lambda labels: math.prod(size[label] for label in labels)
+    axes = (*free, *summed)
+    if batch or axes == y.axes or count(free) >= count(summed):
+        return y
+    array = lax.transpose(y.array, [y.axes.index(label) for label in axes])
+    return Factor(lax.optimization_barrier(array), axes)
 
 
 def _arrange(factor: Factor, out: Sequence[Label], size: Mapping[Any, int]) -> jax.Array:

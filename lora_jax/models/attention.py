@@ -1,6 +1,7 @@
 """Scaled dot-product attention."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -74,12 +75,12 @@ def attention(
     # Heads before places, in which order products come out: else all scores would be transposed.
     kv_heads = k.shape[2]
     grouped = q.reshape(*q.shape[:2], kv_heads, -1, q.shape[-1]).transpose(0, 2, 3, 1, 4)
-    k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
-    mix = functools.partial(
-        _mix, dtype=dtype, scale=q.shape[-1] ** -0.5 if scale is None else scale, softcap=softcap
-    )
+    k = k.swapaxes(1, 2)
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    mix = functools.partial(_mix, dtype=dtype, scale=scale, softcap=softcap)
     if implementation == "blocks":
-        mix = functools.partial(_in_blocks, mix)
+        v = v.swapaxes(1, 2)
+        mix = functools.partial(_in_blocks, functools.partial(mix, mixing="gqs,sd->gqd"))
     bias = None if bias is None else _group(bias, kv_heads)
     mixed = mix(grouped, k, v, _group(allowed, kv_heads), bias)
     return mixed.transpose(0, 3, 1, 2, 4).reshape(*q.shape[:3], v.shape[-1])
@@ -88,16 +89,23 @@ def attention(
 def _mix(
     q: Float[Array, "... group queries dim"],
     k: Float[Array, "... keys dim"],
-    v: Float[Array, "... keys value_dim"],
+    v: Float[Array, "... value_dim"],
     allowed: Bool[Array, "... #group #queries keys"],
     bias: Float[Array, "... group #queries keys"] | None,
     *,
     dtype: str,
     scale: float,
     softcap: float | None,
+    mixing: str = "bhgqs,bshd->bhgqd",
 ) -> Float[Array, "... group queries value_dim"]:
-    """The formula itself, with all scores at once."""
-    scores = product("...gqd,...sd->...gqs", q, k, dtype) * scale
+    """The formula itself, with all scores at once.
+
+    Values come in their own order: XLA:CPU mixes some of them, and their gradients, four times
+    slower where their transposition is of its own.
+    """
+    early = _is_exact(scale, dtype)  # there are fewer queries than scores
+    scores = product("...gqd,...sd->...gqs", q * scale if early else q, k, dtype)
+    scores = scores if early else scores * scale
     if softcap is not None:
         scores = jnp.tanh(scores / softcap) * softcap
     if bias is not None:
@@ -105,7 +113,12 @@ def _mix(
     # The lowest finite number, not -inf: a row of padding alone then stays free of NaN. Added, so
     # that nothing of the size of the scores is kept of the mask.
     scores = scores + jnp.where(allowed, 0, jnp.finfo(scores.dtype).min).astype(scores.dtype)
-    return product("...gqs,...sd->...gqd", softmax(scores, dtype), v, dtype).astype(dtype)
+    return product(mixing, softmax(scores, dtype), v, dtype).astype(dtype)
+
+
+def _is_exact(scale: float, dtype: str) -> bool:
+    """Whether queries of this type may take the scale and lose no more than scores would."""
+    return math.frexp(scale)[0] == 0.5 or jnp.finfo(dtype).bits >= 32
 
 
 def _in_blocks(mix: Callable[..., Array], *arrays: Array | None) -> Array:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from lora_jax.models.segments import place_in_segments, together
+from lora_jax.models.segments import place_in_segments, up_to_here
 
 
 class Cache(NamedTuple):
@@ -174,10 +174,14 @@ def visible(
 ) -> Bool[Array, "batch 1 queries keys"]:
     """Where a query may look: at real tokens of its text that do not come after it.
 
+    Padding within a document may look too; what comes of it is of no account.
+
     Args:
         queries: the place of each query in its text; -1 for padding.
         keys: the place of each key.
         segments: the documents of each row, where the keys are those of the queries; None: one.
     """
-    seen = ((keys[:, None, :] >= 0) & (keys[:, None, :] <= queries[:, :, None]))[:, None]
-    return seen if segments is None else seen & together(segments, segments)
+    queries, keys = queries[:, None, :, None], keys[:, None, None, :]
+    if segments is None:
+        return (keys >= 0) & (keys <= queries)
+    return (keys >= 0) & up_to_here(segments)

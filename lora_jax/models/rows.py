@@ -44,5 +44,6 @@ def shares(rows: int) -> int:
 
 
 def _axes() -> tuple[str, ...]:
-    names = jax.sharding.get_abstract_mesh().axis_names
+    mesh = jax.sharding.get_abstract_mesh()
+    names = set(mesh.axis_names) - set(mesh.manual_axes)  # of those a program has one part
     return tuple(name for name in BATCH_AXES if name in names)

@@ -25,12 +25,18 @@ def place_in_segments(
     return jnp.where(real == 1, before - first, -1)
 
 
-def together(
-    queries: Int[Array, "batch queries"], keys: Int[Array, "batch keys"]
-) -> Bool[Array, "batch 1 queries keys"]:
-    """Where query and key are of one segment; a number that comes again is another segment."""
-    queries, keys = (jnp.cumsum(_begins(segments), axis=1) for segments in (queries, keys))
-    return (queries[:, :, None] == keys[:, None, :])[:, None]
+def up_to_here(segments: Int[Array, "batch length"]) -> Bool[Array, "batch 1 length length"]:
+    """Where a key is of the segment of the query, and does not come after it.
+
+    A number that comes again is another segment.
+
+    >>> up_to_here(jnp.array([[1, 1, 2]]))[0, 0].astype(int).tolist()
+    [[1, 0, 0], [1, 1, 0], [0, 0, 1]]
+    """
+    place = jnp.arange(segments.shape[1])
+    first = lax.cummax(jnp.where(_begins(segments), place, 0), axis=1)
+    # Of each key, its place alone: in a fused loop over keys XLA:CPU would count anew at each.
+    return ((first[:, :, None] <= place) & (place <= place[:, None]))[:, None]
 
 
 def _begins(segments: Int[Array, "batch length"]) -> Bool[Array, "batch length"]:

@@ -278,6 +278,9 @@ def _joint_step(program: Program, one: OneStep, stops: bool) -> StepFn:
             diverged = jnp.where(alive & ~sound, state.step + 1, diverged)
             sound &= alive
         end = TrainState(state.step + 1, trainable, SweepState(after, diverged), state.key)
+        if program.mesh is not None:  # at once, and not each member's numbers by themselves
+            everywhere = NamedSharding(program.mesh, PartitionSpec())
+            metrics = jax.lax.with_sharding_constraint(metrics, everywhere)
         return end, _report(metrics, sound)
 
     return step

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import PyTree
 
 from lora_jax.adapters import common_shapes, pad
@@ -120,25 +121,22 @@ class Program:
         return take(False), take(True)
 
     def map(self, one: Callable[[PyTree], PyTree], own: PyTree) -> PyTree:
-        """Calls a function for each member, all at once or a chunk at a time."""
-        count = len(jax.tree.leaves(own)[0])
-        devices = 1 if self.mesh is None else self.mesh.shape["data"]
-        if not self.chunk or self.chunk * devices >= count:
-            return jax.vmap(one)(own)
+        """Calls a function for each member, all at once or a chunk at a time, on each device."""
         if self.mesh is None:
-            return lax.map(one, own, batch_size=self.chunk)
-        # The members of a device lie side by side. In each turn it takes some of them.
-        turns = (devices, count // (devices * self.chunk), self.chunk)
-        place = NamedSharding(self.mesh, PartitionSpec(None, "data"))
+            return self._map_here(one, own)
+        # Members of a device lie side by side. What all share is there as it was placed.
+        split = functools.partial(jax.shard_map, mesh=self.mesh, axis_names={"data"})
+        here = functools.partial(self._map_here, one)
+        members = PartitionSpec("data")
+        return split(here, in_specs=members, out_specs=members, check_vma=False)(own)
 
-        def part(x: Array) -> Array:
-            x = jnp.swapaxes(jnp.reshape(x, (*turns, *x.shape[1:])), 0, 1)
-            return lax.with_sharding_constraint(x, place)
-
-        def join(x: Array) -> Array:
-            return jnp.reshape(jnp.swapaxes(x, 0, 1), (count, *x.shape[3:]))
-
-        return jax.tree.map(join, lax.map(jax.vmap(jax.vmap(one)), jax.tree.map(part, own)))
+    def _map_here(self, one: Callable[[PyTree], PyTree], own: PyTree) -> PyTree:
+        count = len(jax.tree.leaves(own)[0])
+        if self.chunk == 1:  # without an axis of one member, which costs XLA:CPU fast reductions
+            return lax.map(one, own)
+        if not self.chunk or self.chunk >= count:
+            return jax.vmap(one)(own)
+        return lax.map(one, own, batch_size=self.chunk)
 
     def one_step(self, loss_fn: LossFn, steps: int, micro_batches: int) -> OneStep:
         """The step of one member, whose settings are arrays among its frozen variables."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -335,3 +336,16 @@ def test_an_unknown_initialiser_is_refused_with_the_known_ones():
 def test_factors_of_a_type_without_gradients_are_refused(dtype):
     with pytest.raises(ValueError, match="dtype"):
         lora.LoRA(dtype=dtype)
+
+
+def test_the_gradient_of_a_sums_over_rows_with_the_narrow_operand_first():
+    """A CPU multiplies the other way round up to ten times slower."""
+    x = jnp.ones((64, 32))
+    params = {"w": jnp.ones((32, 48))}
+    lifted = lift(x=x, params=params, rank=4)
+    factors = lifted.init(jax.random.key(0), params)
+    gradient = jax.jit(jax.grad(lambda factors: jnp.sin(lifted(params, factors, x)).sum()))
+    text = gradient.lower(factors).compile().as_text()
+    slow = re.findall(r"= f32\[32,4\]\{1,0\} dot\(", text)
+    quick = re.findall(r"= f32(?:\[4,32\]\{1,0\}|\[32,4\]\{0,1\}) dot\(", text)  # alike in memory
+    assert (len(quick), len(slow)) == (1, 0)

@@ -1,16 +1,21 @@
 """Sweeps as programs: what is compiled and held, and what a member cannot do to others."""
 
+import math
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import lora_jax as lora
-from lora_jax import training
+from lora_jax import models, training
 from lora_jax.data import Task
+from lora_jax.data.loader import training_batches
 from lora_jax.evaluation import find_metric
 from lora_jax.lifting import path_name
 from lora_jax.training.classifier import score_members
+from lora_jax.training.sweep_train import JointBatches
 from tests.training import sweeping
 from tests.training.sweeping import member
 
@@ -37,10 +42,10 @@ def assert_is_solo(run, rules=None):
     jax.tree.map(near, run.variables, variables)
 
 
-def by_seed(count, **fields):
+def by_seed(count, targets=("q_proj", "fc1"), **fields):
     ranks = (1, 2, 3, 4)
     return [
-        member(f"{i}", ("q_proj", "fc1"), seed=i, method=lora.LoRA(ranks[i % 4], 4), **fields)
+        member(f"{i}", targets, seed=i, method=lora.LoRA(ranks[i % 4], 4), **fields)
         for i in range(count)
     ]
 
@@ -183,6 +188,53 @@ def test_members_on_the_devices_of_a_mesh_are_the_same_runs(devices, chunk, whol
     options = {"console": sweeping.QUIET}
     result = training.train_sweep(sweep, sweeping.data, **options)
     assert_same_runs(result.runs, whole.runs)
+
+
+@pytest.mark.parametrize("chunk", [0, 1])
+def test_devices_of_a_mesh_send_each_other_the_numbers_that_are_reported_alone(chunk):
+    mesh = training.make_mesh({"data": 4}, devices=jax.devices()[:4])
+    sweep = sweeping.sweep(by_seed(8), STEPS, mesh=mesh, chunk=chunk)
+    state, frozen = sweep.start()
+    batches = JointBatches(sweep.members, sweeping.data)
+    batch = jax.device_put(next(batches), sweep.shardings.batch)
+    text = sweep.step.lower(state, frozen, batch).compile().as_text()
+    sends = re.findall(r"= (\S+) (all-gather|all-reduce|all-to-all|collective-permute)\(", text)
+    assert sends
+    assert {kind for _, kind in sends} <= {"all-gather", "all-reduce"}
+    for shape, _ in sends:  # of a member a number or two, and not its factors
+        assert all(
+            math.prod(map(int, x.split(","))) <= 8 for x in re.findall(r"\[([\d,]+)\]", shape)
+        )
+
+
+def test_a_mesh_of_members_trains_a_model_that_keeps_its_rows_split():
+    config = models.DecoderConfig(
+        vocab_size=16, dim=8, layers=2, heads=2, kv_heads=2, head_dim=4, ff_dim=8, max_length=8
+    )
+    model = models.build(config)
+    params = models.init(config, jax.random.key(0))
+    ids = jax.random.randint(jax.random.key(1), (4, 8), 0, 16)
+
+    def init(member, lifted, key):
+        return {"params": params, "adapter": lifted.init(key, params)}
+
+    def loss(lifted):
+        def of(variables, batch, key):
+            logits = lifted(variables["params"], variables["adapter"], batch["ids"])
+            return jnp.square(logits).mean(), {}
+
+        return of
+
+    def losses(**options):
+        members = by_seed(4, targets=("q_proj", "up_proj"))
+        sweep = training.make_sweep(
+            model.apply, params, ids, members=members, steps=3, init=init, loss=loss, **options
+        )
+        data = lambda member: training_batches({"ids": np.asarray(ids)}, 4, seed=member.seed)
+        return training.train_sweep(sweep, data, console=sweeping.QUIET).losses
+
+    mesh = training.make_mesh({"data": 2, "fsdp": 2}, devices=jax.devices()[:4])
+    np.testing.assert_allclose(losses(mesh=mesh), losses(), rtol=1e-5)
 
 
 class Killed(Exception):
