@@ -100,8 +100,8 @@ def _mix(
 ) -> Float[Array, "... group queries value_dim"]:
     """The formula itself, with all scores at once.
 
-    Values come in their own order: XLA:CPU mixes some of them, and their gradients, four times
-    slower where their transposition is of its own.
+    Values come in their own order: XLA's partitioner may turn the product of their gradient round
+    where their transposition is one of its own, and a CPU is then slower.
     """
     early = _is_exact(scale, dtype)  # there are fewer queries than scores
     scores = product("...gqd,...sd->...gqs", q * scale if early else q, k, dtype)

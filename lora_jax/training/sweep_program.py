@@ -122,7 +122,8 @@ class Program:
 
     def map(self, one: Callable[[PyTree], PyTree], own: PyTree) -> PyTree:
         """Calls a function for each member, all at once or a chunk at a time, on each device."""
-        if self.mesh is None:
+        count = len(jax.tree.leaves(own)[0])
+        if self.mesh is None or count % self.mesh.shape["data"]:  # of some members, say
             return self._map_here(one, own)
         # Members of a device lie side by side. What all share is there as it was placed.
         split = functools.partial(jax.shard_map, mesh=self.mesh, axis_names={"data"})

@@ -237,6 +237,23 @@ def test_a_mesh_of_members_trains_a_model_that_keeps_its_rows_split():
     np.testing.assert_allclose(losses(mesh=mesh), losses(), rtol=1e-5)
 
 
+@pytest.mark.parametrize("chunk", [0, 1])
+def test_some_members_of_a_mesh_are_scored_whatever_their_number(chunk):
+    members = by_seed(4)
+    batch = {k: v[:6] for k, v in sweeping.examples("colours").items()}
+
+    def score(**options):
+        sweep = sweeping.sweep(members, STEPS, **options)
+        state, frozen = sweep.start()
+        outputs = sweep.outputs(lambda v, batch: sweeping.logits(sweep.lifted, v, batch))
+        return np.asarray(
+            outputs(training.join(state.trainable, frozen), batch, np.array([0, 2, 3]))
+        )
+
+    mesh = training.make_mesh({"data": 4}, devices=jax.devices()[:4])
+    near(score(mesh=mesh, chunk=chunk), score(chunk=0))
+
+
 class Killed(Exception):
     pass
 
