@@ -3,10 +3,10 @@
 
     python scripts/bench_sweep.py --steps 300 --devices 2
 
-prints docs/measured/sweep.md. A small Llama with random weights, the same in all contenders,
-learns a language of random transitions between tokens; the members differ in rank, targets,
-learning rate and seed, and each has batches of its own. All train with AdamW on the same batches
-for as many steps.
+prints docs/measured/sweep.md. A small Llama with random weights, its layers unrolled, the same in
+all contenders, learns a language of random transitions between tokens; the members differ in rank,
+targets, learning rate and seed, and each has batches of its own. All train with AdamW on the same
+batches for as many steps.
 
 The wall time of a member alone is that of its own compilation and steps: another rank, target or
 learning rate is another program. PEFT runs eagerly, one adapter after another, on as many threads.

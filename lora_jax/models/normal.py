@@ -25,8 +25,10 @@ def softmax(scores: Float[Array, "... keys"], dtype: str | None = None) -> Float
     Returns:
         Weights that add up to 1.
     """
-    weights = jnp.exp(scores - scores.max(-1, keepdims=True))
-    return (weights / weights.sum(-1, keepdims=True)).astype(dtype or scores.dtype)
+    below = scores - scores.max(-1, keepdims=True)
+    # Of a quotient, a compiler may keep both parts beside it.
+    total = jnp.log(jnp.exp(below).sum(-1, keepdims=True))
+    return jnp.exp(below - total).astype(dtype or scores.dtype)
 
 
 @softmax.defjvp

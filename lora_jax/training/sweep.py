@@ -32,6 +32,7 @@ from lora_jax.training.sweep_lift import JointLift, Ranks, lift_all
 from lora_jax.training.sweep_members import Member, check_members, check_padding, settle_all
 from lora_jax.training.sweep_program import (
     CLASSES,
+    MEMBERS,
     SETTINGS,
     InitMember,
     OneStep,
@@ -43,8 +44,6 @@ from lora_jax.training.sweep_program import (
     solo_runs,
     without_settings,
 )
-
-_MEMBERS = PartitionSpec("data")  # of every array with a leading axis of members
 
 
 class SweepState(NamedTuple):
@@ -318,7 +317,7 @@ def _label(variables: PyTree, rules: Sequence[Rule] | None, joint: JointLift) ->
 
 def _shardings(mesh: Mesh, program: Program) -> Shardings:
     """Everything of a member on the device that computes it; the base as it is, or everywhere."""
-    everywhere, members = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, _MEMBERS)
+    everywhere, members = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, MEMBERS)
 
     def base(x: Any) -> NamedSharding:
         where = getattr(x, "sharding", None)

@@ -26,6 +26,8 @@ from lora_jax.training.sweep_members import Member
 InitMember = Callable[[Member, Lifted | None, Array], Mapping[str, Any]]
 OneStep = Callable[[TrainState, PyTree, PyTree], tuple[TrainState, dict[str, Array]]]
 
+# Of every array with a leading axis of members.
+MEMBERS = PartitionSpec("data")
 # What a sweep adds to the variables of a member.
 SETTINGS, CLASSES = "sweep", "classes"
 
@@ -128,8 +130,7 @@ class Program:
         # Members of a device lie side by side. What all share is there as it was placed.
         split = functools.partial(jax.shard_map, mesh=self.mesh, axis_names={"data"})
         here = functools.partial(self._map_here, one)
-        members = PartitionSpec("data")
-        return split(here, in_specs=members, out_specs=members, check_vma=False)(own)
+        return split(here, in_specs=MEMBERS, out_specs=MEMBERS, check_vma=False)(own)
 
     def _map_here(self, one: Callable[[PyTree], PyTree], own: PyTree) -> PyTree:
         count = len(jax.tree.leaves(own)[0])
